@@ -1,0 +1,13 @@
+"""The two errors a user may meet. Each message is one line that says what is wrong and how to fix it."""
+
+
+class UsageError(Exception):
+    """What the user gave cannot be used: an override, a file, a value. Exit code 2."""
+
+    exit_code = 2
+
+
+class MachineError(UsageError):
+    """What the machine lacks: a package, a network, room, a permission. Exit code 1."""
+
+    exit_code = 1

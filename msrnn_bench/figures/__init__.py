@@ -1,0 +1,57 @@
+"""The figures, found by discovery: one file each, named after the figure, with `plot(table, **options) -> Figure`.
+
+A figure is a function of the summary table. None loads a model, reads results or imports torch.
+"""
+
+import importlib
+import inspect
+import io
+import pkgutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msrnn_bench.errors import UsageError
+from msrnn_bench.files import write_atomically
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+# What varies between two runs of the same drawing is left out of the files.
+_METADATA: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+    "svg": {"Creator": None, "Date": None},
+}
+
+
+def names() -> list[str]:
+    """Every module here is a figure, but `style` and those that begin with an underscore."""
+    modules = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name for name in modules if name != "style" and not name.startswith("_"))
+
+
+def draw(name: str, table: "pd.DataFrame", **options: Any) -> "Figure":
+    """The figure of that name from a summary table."""
+    if name not in names():
+        raise UsageError(f"no figure {name!r}: choose from {', '.join(names())}")
+    plot = importlib.import_module(f"{__name__}.{name}").plot
+    known = list(inspect.signature(plot).parameters)[1:]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise UsageError(f"figure {name} has no option {', '.join(unknown)}: choose from {', '.join(known)}")
+    return plot(table, **options)
+
+
+def save(figure: "Figure", stem: Path) -> list[Path]:
+    """Write stem.png, stem.pdf and stem.svg, each whole or not at all; the same figure gives the same bytes."""
+    from msrnn_bench.figures import style
+
+    paths = []
+    with style.context():
+        for kind, metadata in _METADATA.items():
+            content = io.BytesIO()
+            figure.savefig(content, format=kind, dpi=200, metadata=metadata)
+            paths.append(stem.with_name(f"{stem.name}.{kind}"))
+            write_atomically(paths[-1], content.getvalue())
+    return paths

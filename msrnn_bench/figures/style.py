@@ -1,0 +1,86 @@
+"""How every figure looks: sizes, fonts, and one colour, marker and dash per policy, the same in every figure.
+
+Hues are by family (tova warm, h2o blue, window green), after Okabe and Ito, so that they part for colour-blind readers;
+where members of a family come close, marker and dash part them.
+"""
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib.style
+
+TEXT_WIDTH = 7.0  # inches: the width of a paper's text
+SMALL = 6.0
+MUTED = "#555555"
+ALARM = "#B00020"
+
+_RC: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # matplotlib brings it, so figures are alike on every machine
+    "font.size": 7.5,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.6,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "legend.frameon": False,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 4,
+    "pdf.fonttype": 42,  # text stays text
+    "svg.hashsalt": "msrnn-bench",  # ids without chance in them
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one policy is drawn and called."""
+
+    label: str
+    color: str
+    marker: str
+    dash: str = "-"
+
+
+LOOKS = {
+    "full": Look("Topline (full context)", "#000000", "", "--"),
+    "baseline": Look("Baseline", "#7A7A7A", "x", ":"),
+    "random": Look("Random", "#5B4A8A", "+", ":"),
+    "window": Look("Window", "#00513B", "v"),
+    "window1": Look("Window+1", "#009E73", "1", "--"),
+    "window4": Look("Window+4", "#4FBF9F", "<"),
+    "h2o": Look("H2O", "#0072B2", "s"),
+    "h2o_layer": Look("H2O (per layer)", "#56B4E9", "D", "--"),
+    "a2sf": Look("A2SF", "#CC79A7", "p"),
+    "tova_head": Look("TOVA (per head)", "#7F3B08", "h", "-."),
+    "tova4": Look("TOVA+4", "#E69F00", "^"),
+    "tova1": Look("TOVA+1", "#F0C05A", "3", "--"),
+    "tova": Look("TOVA", "#D55E00", "o"),
+}
+
+_FREE = (("#332288", "*"), ("#AA4499", "P"), ("#999933", "X"), ("#882255", "d"), ("#44AA99", ">"), ("#661100", "H"))
+
+
+def looks(policies: Iterable[str]) -> dict[str, Look]:
+    """A look for each policy: its own where it has one; the others, by name, take the free colours in turn."""
+    given = list(dict.fromkeys(policies))
+    strangers = sorted(name for name in given if name not in LOOKS)
+    taken = {name: Look(name, *_FREE[index % len(_FREE)]) for index, name in enumerate(strangers)}
+    return {name: LOOKS.get(name) or taken[name] for name in given}
+
+
+def context() -> AbstractContextManager[None]:
+    """The style, and nothing of the user's own, for as long as a figure is drawn or saved."""
+    return matplotlib.style.context(["default", _RC])

@@ -1,0 +1,119 @@
+"""`MultiState`: the states of all layers in the place of the library's key-value cache. Decides nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from msrnn_bench.errors import UsageError
+from msrnn_bench.multistate.state import State
+from msrnn_bench.policies import Rule
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What happened in one layer: `evictions` and `first_eviction` [B, P] (-1: none), `largest` occupancy after
+    eviction per row, `kept` positions per row [P, alive], `nbytes` of the states alive, all rows."""
+
+    evictions: Tensor
+    first_eviction: Tensor
+    largest: list[int]
+    kept: list[Tensor]
+    nbytes: int
+
+
+class MultiState(Cache):
+    """One `State` per layer. To the model it looks like a cache that has seen all tokens: positions stay true."""
+
+    def __init__(self, rules: list[Rule], documents: tuple[int, ...] | None) -> None:
+        super().__init__(layers=[])
+        self.rules = rules
+        self.layers_ = [State(layer=i, documents=documents) for i in range(len(rules))]
+        self.columns = [0] * len(rules)
+        self.padding: Tensor | None = None
+        self._new = 0
+
+    def begin(self, batch: int, new: int, padding: Tensor | None) -> None:
+        """A call of `new` tokens is about to run; `padding` [B, T] as in `recurrence`."""
+        first = self.layers_[0]
+        if not first.empty and len(first.seen) != batch:
+            raise UsageError(f"the states hold {len(first.seen)} rows, the call has {batch}")
+        if first.documents is not None and len(first.documents) != batch:
+            raise UsageError(f"documents has {len(first.documents)} numbers for a batch of {batch}")
+        self.padding, self._new = padding, new
+        self._expected = self.columns[0] + new
+
+    def check_all_layers_ran(self, model: str) -> None:
+        if any(n != self._expected for n in self.columns):
+            ran = sum(n == self._expected for n in self.columns)
+            raise UsageError(f"only {ran} of {len(self.columns)} layers of {model} use the attention interface; it cannot be bounded")
+
+    def reports(self) -> list[LayerReport]:
+        return [LayerReport(s.evictions, s.first_eviction, s.largest, s.kept(), s.nbytes) for s in self.layers_]
+
+    def fork(self) -> MultiState:
+        """A copy that goes its own way: a document read once, many questions asked."""
+        return self._with([state.fork() for state in self.layers_])
+
+    def _with(self, layers: list[State]) -> MultiState:
+        other = MultiState(self.rules, layers[0].documents)
+        other.layers_, other.columns = layers, list(self.columns)
+        return other
+
+    # -- the library's side --
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """The attention function gets the new keys and values alone; it owns the old ones."""
+        self.columns[layer_idx] += key_states.shape[2]
+        return key_states, value_states
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Columns seen, padding included; never the number kept: positions would freeze silently."""
+        return self.columns[layer_idx]
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        return self.columns[layer_idx] + query_length, 0
+
+    def get_max_length(self, layer_idx: int | None = None) -> int:
+        return -1
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.batch_select_indices(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        rows = indices.nonzero().squeeze(-1) if indices.dtype == torch.bool else indices
+        self.layers_ = [state if state.empty else state.select(rows.tolist()) for state in self.layers_]
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        rows = torch.arange(self.batch_size).repeat_interleave(repeats)
+        self.batch_select_indices(rows)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        raise UsageError("evicted states cannot come back: crop and assisted decoding do not work inside bounded()")
+
+    def reset(self) -> None:
+        raise UsageError("start a new call without past_key_values instead of resetting the states")
+
+    @property
+    def batch_size(self) -> int:
+        return len(self.layers_[0].seen) or -1
+
+    @property
+    def is_compileable(self) -> bool:
+        return False
+
+    @property
+    def is_initialized(self) -> bool:
+        return not self.layers_[0].empty
+
+    @property
+    def is_croppable(self) -> bool:
+        return False
+
+    @property
+    def is_sliding(self) -> list[bool]:
+        return [False] * len(self.layers_)

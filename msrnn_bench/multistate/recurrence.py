@@ -1,0 +1,139 @@
+"""The definition: a bounded multi-state RNN, one token after the other. torch only; to be held against the paper.
+
+Everything fast in this package is tested against this file. Shapes: B batch, H query heads, G KV heads, T tokens,
+S states, D head size; P is 1 (decided per layer) or G (per KV head).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from msrnn_bench.multistate.draw import draw_key, draws
+from msrnn_bench.multistate.rows import each_row
+from msrnn_bench.multistate.state import State, score_dtype
+from msrnn_bench.policies import Policy, Rule
+
+
+def recurrence(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    policy: Policy | Rule,
+    state_size: int | None,
+    state: State | None = None,
+    scale: float | None = None,
+    padding: Tensor | None = None,
+    trace: bool = False,
+) -> tuple[Tensor, State]:
+    """Attention of one layer with at most `state_size` states, token by token.
+
+    q [B, H, T, D]; k, v [B, G, T, D], already rotated where the model rotates. `state` carries on an earlier call.
+    `padding` [B, T] is True at real tokens; the others neither enter the state nor attend (their output is 0).
+    Returns out [B, H, T, D] and the state (the one given is used up). At each step (paper, Algorithm 1 and section
+    3.1): the new state enters, the query attends to all k+1, the output is theirs, and only then one leaves.
+    """
+    rule = policy if isinstance(policy, Rule) else policy.rule(state_size)  # type: ignore[arg-type]
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    return each_row(_steps, q, k, v, rule=rule, state=state or State(), scale=scale, padding=padding, trace=trace)
+
+
+def _steps(q: Tensor, k: Tensor, v: Tensor, *, rule: Rule, state: State, scale: float, trace: bool) -> tuple[Tensor, State]:
+    batch, heads, steps, size = q.shape
+    groups = k.shape[1]
+    deciders = groups if rule.per == "head" else 1
+    if state.empty:
+        state.start(k, deciders, 0)
+    assert state.keys is not None and state.values is not None
+    exact = score_dtype(q.dtype)
+    keys, values, positions, scores = oldest_first(state)
+    out, victims, kept = torch.empty_like(q), [], []
+    for t in range(steps):
+        position = state.seen[0] + t
+        # the new state enters: S_{t-1} + {t}
+        keys = torch.cat([keys, k[:, :, t : t + 1]], dim=2)
+        values = torch.cat([values, v[:, :, t : t + 1]], dim=2)
+        positions = torch.cat([positions, positions.new_full((batch, deciders, 1), position)], dim=2)
+        scores = torch.cat([scores, scores.new_zeros(batch, deciders, 1)], dim=2)
+        # the query attends to all of them
+        query = q[:, :, t].to(exact).view(batch, groups, heads // groups, size)
+        attention = (query @ keys.to(exact).transpose(-1, -2) * scale).softmax(dim=-1)  # [B, G, H/G, S]
+        out[:, :, t] = (attention @ values.to(exact)).reshape(batch, heads, size).to(q.dtype)
+        # the policy scores them, and the lowest of more than k leaves
+        scores = _score(rule, state, attention, keys, values, positions, scores, position)
+        victim = positions.new_full((batch, deciders), -1)
+        if rule.state_size is not None and positions.shape[-1] > rule.state_size:
+            protected = (positions < rule.first) | (positions > position - rule.recent)
+            # Oldest first and argmin's first minimum: ties go to the oldest.
+            index = scores.masked_fill(protected, float("inf")).argmin(dim=-1, keepdim=True)
+            victim = positions.gather(-1, index).squeeze(-1)
+            stay = torch.ones_like(positions, dtype=torch.bool).scatter_(-1, index, False)
+            keys, values = _keep(keys, stay), _keep(values, stay)
+            positions, scores = _keep(positions, stay), _keep(scores, stay)
+        victims.append(victim)
+        kept.append(positions)
+    state.keys, state.values, state.positions, state.scores = keys, values, positions, scores
+    state.seen = [n + steps for n in state.seen]
+    state.alive = [positions.shape[-1]] * batch
+    state.largest = [max(n, *(p.shape[-1] for p in kept)) for n in state.largest]
+    state.count_evictions(torch.stack(victims, dim=-1))
+    state.trace = _padded(kept) if trace else None
+    return out, state
+
+
+def _score(
+    rule: Rule, state: State, attention: Tensor, keys: Tensor, values: Tensor, positions: Tensor, scores: Tensor, at: int
+) -> Tensor:
+    """The scores [B, P, S] after a step whose softmax rows are `attention` [B, G, H/G, S]."""
+    batch, groups, _, states = attention.shape
+    step = torch.full((batch,), at, device=positions.device)
+    if rule.score is not None:
+        every = positions.expand(batch, groups, states)
+        answer = rule.score(
+            attention=attention.flatten(1, 2), keys=keys, values=values, positions=every, query_position=step,
+            previous=scores, layer=state.layer,
+        )  # fmt: skip
+        return checked_scores(answer, scores)
+    if rule.seed is not None:
+        seeds = [draw_key(rule.seed, document, state.layer) for document in state.documents or ()]
+        return draws(seeds, step, positions).to(scores.dtype)
+    mean = attention.mean(dim=2) if rule.per == "head" else attention.mean(dim=(1, 2), keepdim=False)[:, None]
+    return rule.memory * scores + mean
+
+
+def checked_scores(answer: Tensor, scores: Tensor) -> Tensor:
+    """What a user's `score` returned, refused when it cannot rank the states."""
+    from msrnn_bench.errors import UsageError
+
+    if not isinstance(answer, Tensor) or answer.shape != scores.shape:
+        got = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise UsageError(
+            f"the policy's score must return a tensor of shape {tuple(scores.shape)}, got {got}; "
+            'set per = "head" on the policy to decide per KV head'
+        )
+    if torch.isnan(answer).any():
+        raise UsageError("the policy's score returned NaN, which ranks nothing")
+    return answer.to(scores.dtype)
+
+
+def _keep(x: Tensor, stay: Tensor) -> Tensor:
+    """The entries of x [B, P or G, S(, D)] where `stay` [B, P, S], one fewer per row."""
+    stay = stay.expand(x.shape[:3])
+    return x[stay].view(x.shape[0], x.shape[1], -1, *x.shape[3:])
+
+
+def oldest_first(state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The live slots in the order of their positions; the scan leaves them in any order."""
+    assert state.keys is not None and state.values is not None
+    alive = state.alive[0]
+    positions, order = state.positions[..., :alive].sort(dim=-1)
+    scores = state.scores[..., :alive].gather(-1, order)
+    index = order.expand(*state.keys.shape[:2], alive)[..., None].expand(-1, -1, -1, state.keys.shape[-1])
+    return state.keys.gather(2, index), state.values.gather(2, index), positions, scores
+
+
+def _padded(kept: list[Tensor]) -> Tensor:
+    """[B, P, T, k] of the positions kept after each step, -1 where the state was not full yet."""
+    width = max(p.shape[-1] for p in kept)
+    return torch.stack([torch.nn.functional.pad(p, (0, width - p.shape[-1]), value=-1) for p in kept], dim=2)

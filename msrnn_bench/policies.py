@@ -1,0 +1,214 @@
+"""The eviction policies, on one page: which state leaves a multi-state of size k when a new one has entered.
+
+A policy knows neither models nor tensors' storage. It answers one question, `rule(state_size)`, and what comes back,
+a `Rule`, is all that the engines need. Every policy of the paper is a member of one family: at each step every alive
+state's score becomes `memory * score + attention`, the lowest score among the unprotected leaves, and the `first` i
+and the `recent` r states are protected. Ties: lowest score, then oldest.
+
+A policy of your own is a subclass of `Policy` with one method, `score`; see `Policy`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from msrnn_bench.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A policy resolved for one state size: what the engines act on.
+
+    `state_size` None never evicts. `per` is "layer" (one decision for all heads, from the mean attention of all query
+    heads) or "head" (one per KV head, from the mean over its query heads). `seed` not None draws instead of looking at
+    attention. `score` not None is a user's own rule and replaces `memory`.
+    """
+
+    state_size: int | None
+    memory: float = 0.0
+    first: int = 0
+    recent: int = 0
+    per: str = "layer"
+    seed: int | None = None
+    score: Callable[..., Any] | None = None
+
+    @property
+    def fixed(self) -> bool:
+        """Whether who leaves is known without attention: all but one of the k+1 candidates are protected."""
+        return self.score is None and self.state_size is not None and self.first + self.recent == self.state_size
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a decision needs the attention of earlier steps, those before the state is full among them."""
+        return self.score is not None or (self.memory > 0 and not self.fixed)
+
+
+class Policy:
+    """Base of all policies; subclass it and define `score` to bring your own.
+
+        class Loudest(Policy):
+            def score(self, *, attention, keys, values, positions, query_position, previous, layer):
+                return attention.amax(dim=1, keepdim=True)      # [B, 1, S]: one decision for the layer
+
+    `score` sees the live states only, the new one among them, oldest first: `attention` [B, H, S] (the current
+    query's softmax row, float32), `keys` and `values` [B, G, S, D], `positions` [B, G, S], `query_position` [B],
+    `previous` [B, 1 or G, S] (what `score` answered a step ago, 0 for the newest), `layer` (its index). It returns
+    float32 [B, 1, S] to decide per layer or [B, G, S] to decide per KV head (set `per = "head"`); the lowest
+    unprotected leaves once there are more than k. `first` and `recent` states are protected.
+    """
+
+    evicts: ClassVar[bool] = True
+    memory: float | None = None
+    first: int = 0
+    recent: int | None = 0
+    per: str = "layer"
+
+    @property
+    def name(self) -> str:
+        """What the `policy` column says."""
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
+
+    def rule(self, state_size: int) -> Rule:
+        """Resolve for `state_size` states; UsageError when the protected ones alone are more than that."""
+        if not callable(getattr(self, "score", None)):
+            raise UsageError(f"policy {type(self).__name__} has no method `score`; see msrnn_bench.policies.Policy")
+        return _checked(self, state_size, memory=0.0, score=self.score)  # type: ignore[attr-defined]
+
+
+def _checked(policy: Policy, state_size: int, **fields: Any) -> Rule:
+    """The rule with `recent` resolved (None is k // 2), refused when protection leaves nothing to evict."""
+    if state_size < 1:
+        raise UsageError(f"state size must be at least 1, got {state_size}")
+    recent = state_size // 2 if policy.recent is None else policy.recent
+    if policy.per not in ("layer", "head"):
+        raise UsageError(f"per must be layer or head, got {policy.per!r}")
+    if policy.first < 0 or recent < 0:
+        raise UsageError(f"first and recent must not be negative, got first={policy.first} recent={recent}")
+    if policy.first + recent > state_size:
+        raise UsageError(
+            f"first + recent protect {policy.first} + {recent} states, more than the state size {state_size}; "
+            "lower them or raise cache"
+        )
+    return Rule(state_size, first=policy.first, recent=recent, per=policy.per, **fields)
+
+
+class _Family(Policy):
+    """Members of the family: score = memory * score + attention."""
+
+    memory: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.memory <= 1:
+            raise UsageError(f"memory must lie in 0..1, got {self.memory}")
+
+    def rule(self, state_size: int) -> Rule:
+        return _checked(self, state_size, memory=float(self.memory))
+
+    @property
+    def name(self) -> str:
+        """The published name where the knobs are a published policy's, else the knobs themselves."""
+        known = {
+            (0.0, 0, "layer"): "tova",
+            (0.0, 0, "head"): "tova_head",
+            (1.0, None, "head"): "h2o",
+            (1.0, None, "layer"): "h2o_layer",
+            (0.99, None, "head"): "a2sf",
+        }.get((float(self.memory), self.recent, self.per))
+        if known is None:
+            recent = "k/2" if self.recent is None else self.recent
+            return f"eviction(memory={self.memory:g},first={self.first},recent={recent},per={self.per})"
+        return f"{known}{self.first or ''}"
+
+
+@dataclass(frozen=True)
+class Eviction(_Family):
+    """The whole family, every knob open; `recent=None` is k // 2."""
+
+    memory: float = 0.0
+    first: int = 0
+    recent: int | None = 0
+    per: str = "layer"
+
+
+@dataclass(frozen=True)
+class Tova(_Family):
+    """Token Omission Via Attention (the paper, section 3.2): the state the current query attends to least leaves."""
+
+    first: int = 0
+    per: str = "layer"
+    memory: float = 0.0
+    recent: int | None = 0
+
+
+@dataclass(frozen=True)
+class H2O(_Family):
+    """Heavy-Hitter Oracle (arXiv 2306.14048): k/2 recent states and those with the most attention ever received.
+
+    The attention accumulated is that over the kept states only, the current step included: the authors' "real drop"
+    cache, not their mask evaluator, which accumulates the full model's rows.
+    """
+
+    recent: int | None = None
+    per: str = "head"
+    memory: float = 1.0
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class A2SF(_Family):
+    """Accumulative Attention Score with Forgetting (arXiv 2407.20485): H2O whose past fades by `memory` a step."""
+
+    memory: float = 0.99
+    recent: int | None = None
+    per: str = "head"
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class Window(Policy):
+    """FIFO; with `first` = i the paper's window+i: the first i states stay for ever."""
+
+    first: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"window{self.first or ''}"
+
+    def rule(self, state_size: int) -> Rule:
+        if not 0 <= self.first <= state_size:
+            raise UsageError(f"window keeps its first {self.first} states, which must lie in 0..{state_size} (cache)")
+        # All the rest is recent, so of k+1 candidates exactly one is unprotected: the oldest behind the first i.
+        return Rule(state_size, first=self.first, recent=state_size - self.first)
+
+
+@dataclass(frozen=True)
+class Random(Policy):
+    """A uniform draw among the k+1 candidates of a layer, by a counter on (seed, document, layer, position)."""
+
+    seed: int = 0
+
+    def rule(self, state_size: int) -> Rule:
+        return _checked(self, state_size, memory=0.0, seed=int(self.seed))
+
+
+@dataclass(frozen=True)
+class Full(Policy):
+    """No eviction: the unbounded model, the paper's topline."""
+
+    evicts: ClassVar[bool] = False
+
+    def rule(self, state_size: int | None = None) -> Rule:
+        return Rule(None)
+
+
+@dataclass(frozen=True)
+class Baseline(Policy):
+    """No policy: the task shortens its input to k tokens (perplexity: independent chunks of k; the paper's baseline)."""
+
+    evicts: ClassVar[bool] = False
+
+    def rule(self, state_size: int | None = None) -> Rule:
+        return Rule(None)

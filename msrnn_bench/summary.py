@@ -1,0 +1,141 @@
+"""From rows to the two tables people read: results/tidy.csv and results/summary.csv.
+
+One line of the summary is one cell and metric: two cells are never pooled, even where every setting that is a column
+agrees (a text or a policy edited between two runs), for that would count documents twice. Does not know the tasks.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from msrnn_bench.errors import UsageError
+from msrnn_bench.files import write_atomically
+from msrnn_bench.results import COLUMN_TYPES, SETTINGS, read_cells
+
+log = logging.getLogger(__name__)
+
+RESAMPLES = 2_000
+SEED = 2401_06104  # fixed, so that an interval is a function of the rows
+_AT_ONCE = 100  # resamples drawn together: bounds the memory, not the result
+
+KEYS = [*SETTINGS[1:], "metric"]
+TOPLINE_KEYS = ["task", "dataset", "model", "weights", "context", "seed", "bos", "dtype", "positions", "metric"]
+SUMMARY_TYPES = {
+    **{key: COLUMN_TYPES[key][0] for key in KEYS},
+    **dict.fromkeys(["documents", "count"], "Int64"),
+    **dict.fromkeys(["value", "low", "high", "topline"], "float64"),
+    **dict.fromkeys(["difference", "difference_low", "difference_high"], "float64"),
+    **dict.fromkeys(["evictions", "max_states"], "Int64"),
+    "tokens_per_second": "float64",
+    "status": "str",
+    "cell": "str",
+}
+
+
+def collect(results_dir: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Write tidy.csv (every row) and summary.csv (every cell) from the finished and failed cells; return both."""
+    rows, failures = read_cells(results_dir)
+    if rows.empty and not failures:
+        raise UsageError(f"{results_dir} has no finished cell: run `msrnn-bench run policy=tova cache=512` first")
+    summary = summarise(rows, failures)
+    for name, table, digits in (("tidy", rows, None), ("summary", summary, "%.6g")):
+        text = table.to_csv(index=False, lineterminator="\n", float_format=digits)
+        write_atomically(results_dir / f"{name}.csv", text)
+    return rows, summary
+
+
+def summarise(rows: pd.DataFrame, failures: list[dict[str, Any]]) -> pd.DataFrame:
+    """One line per cell and metric, failed cells included: those have a status and no value."""
+    scored = rows[rows["status"] == "ok"].groupby(["cell", "metric", "document"])[["total", "count"]].sum()
+    documents = {key: table.droplevel([0, 1]) for key, table in scored.groupby(["cell", "metric"])}
+    groups = dict(list(rows.groupby(["cell", "metric"], sort=False)))
+    full = [group.iloc[0] for group in groups.values() if group["policy"].iloc[0] == "full"]
+    lines = []
+    for key, group in groups.items():
+        line = _describe(group)
+        if key in documents:
+            line |= _estimate(str(key[1]), documents[key], _topline(group.iloc[0], full, documents))
+        lines.append(line)
+    lines += [_failure(manifest) for manifest in failures]
+    summary = pd.DataFrame(lines, columns=list(SUMMARY_TYPES)).astype(SUMMARY_TYPES)
+    return summary.sort_values([*KEYS, "cell"], kind="stable", ignore_index=True)
+
+
+def _describe(group: pd.DataFrame) -> dict[str, Any]:
+    """All that needs no statistics. A line is `ok`, `partial` (some rows could not be scored) or has their status."""
+    scored = group["status"] == "ok"
+    status = "ok" if scored.all() else "partial" if scored.any() else group["status"].iloc[0]
+    return {
+        **group.iloc[0][[*KEYS, "cell"]],
+        "evictions": group["evictions"].max(),
+        "max_states": group["max_states"].max(),
+        "tokens_per_second": group.groupby("document")["tokens_per_second"].median().median(),
+        "status": status,
+    }
+
+
+def _failure(manifest: dict[str, Any]) -> dict[str, Any]:
+    row = manifest.get("row") or {}
+    return {**{key: row.get(key) for key in KEYS}, "status": manifest.get("status"), "cell": manifest["cell"]}
+
+
+def _estimate(metric: str, documents: pd.DataFrame, topline: pd.DataFrame | None) -> dict[str, Any]:
+    """Value, interval and paired difference from the sums of each document. One document has no interval."""
+    value = _mean(metric, documents["total"].sum(), documents["count"].sum())
+    line = {"documents": len(documents), "count": documents["count"].sum(), "value": value}
+    resampled = _resampled(metric, documents) if len(documents) > 1 else None
+    if resampled is not None:
+        line["low"], line["high"] = np.quantile(resampled, [0.025, 0.975])
+    if topline is not None:
+        line["topline"] = _mean(metric, topline["total"].sum(), topline["count"].sum())
+        line["difference"] = value - line["topline"]
+        if resampled is not None:
+            paired = resampled - _resampled(metric, topline)
+            line["difference_low"], line["difference_high"] = np.quantile(paired, [0.025, 0.975])
+    return line
+
+
+def _mean(metric: str, total: Any, count: Any) -> Any:
+    """Perplexity for nll, the mean for any other metric; from sums, never from means."""
+    return np.exp(total / count) if metric == "nll" else total / count
+
+
+def _resampled(metric: str, documents: pd.DataFrame) -> np.ndarray:
+    """The value over RESAMPLES draws of the documents (with replacement, whole documents).
+
+    The draws depend on the number of documents alone, so two tables of the same documents are resampled alike: their
+    difference is paired. Documents come sorted by name, so the order of rows plays no part."""
+    draw = np.random.default_rng(SEED)
+    total, count = documents["total"].to_numpy("float64"), documents["count"].to_numpy("float64")
+    parts = []
+    for _ in range(RESAMPLES // _AT_ONCE):
+        drawn = draw.integers(len(documents), size=(_AT_ONCE, len(documents)))
+        parts.append(_mean(metric, total[drawn].sum(axis=1), count[drawn].sum(axis=1)))
+    return np.concatenate(parts)
+
+
+def _topline(line: pd.Series, full: list[pd.Series], documents: dict[Any, pd.DataFrame]) -> pd.DataFrame | None:
+    """The full model's sums over the same documents; None where it did not score every one of them alike.
+
+    Engine and prefill do not change the full model; where there is a choice, the cell that agrees in them is taken."""
+    own = documents[line["cell"], line["metric"]]
+    found: dict[tuple[bool, ...], list[tuple[str, pd.DataFrame]]] = {}
+    for other in full:
+        sums = documents.get((other["cell"], other["metric"]))
+        if sums is None or any(other[key] != line[key] for key in TOPLINE_KEYS):
+            continue
+        sums = sums.reindex(own.index)
+        if (sums["count"] == own["count"]).fillna(False).all():
+            rank = tuple(other[key] == line[key] for key in ("cell", "engine", "prefill"))
+            found.setdefault(rank, []).append((other["cell"], sums))
+    if not found:
+        return None
+    best = found[max(found)]
+    if any(not sums["total"].equals(best[0][1]["total"]) for _, sums in best):
+        names = ", ".join(sorted(cell for cell, _ in best))
+        log.warning("cell %s has no topline: %s differ and each could be it; delete the stale one", line["cell"], names)
+        return None
+    return best[0][1]
