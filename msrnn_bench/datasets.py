@@ -10,7 +10,7 @@ import platform
 import sysconfig
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -24,14 +24,15 @@ from msrnn_bench.text import Document
 __all__ = ["Chunk", "Dataset", "Document", "Hub", "PyDocs", "PySource", "Text", "chunks"]
 
 LISTED = 100  # documents that a manifest names one by one
+KINDS = {str: "a text", str | None: "a text or null", bool: "true or false", int: "a whole number, 0 or more"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset(ABC):
     """What every source shares.
 
-    start: fraction of a document's characters cut from its head; skip: tokens left out after that; bos: auto (where the
-    tokenizer itself adds one) | always | never; pack: join all documents into one stream of tokens before cutting chunks.
+    start: fraction of a document's characters cut from its head; skip: tokens left out after that; bos: auto (where
+    the tokenizer itself adds one) | always | never; pack: join all documents into one stream before chunks are cut.
     """
 
     name: str = ""
@@ -41,14 +42,15 @@ class Dataset(ABC):
     pack: bool = False
 
     def __post_init__(self) -> None:
-        if not _is_number(self.start) or not 0 <= self.start < 1:
+        for field in fields(self):
+            kind: Any = field.type
+            value = getattr(self, field.name)
+            if kind in KINDS and (not isinstance(value, kind) or (kind is int and value < 0)):
+                raise UsageError(f"dataset.{field.name}={value} must be {KINDS[kind]}")
+        if not isinstance(self.start, (int, float)) or not 0 <= self.start < 1:
             raise UsageError(f"dataset.start={self.start} must be a fraction, 0 <= start < 1")
-        if not _is_count(self.skip):
-            raise UsageError(f"dataset.skip={self.skip} must be a number of tokens, 0 or more")
         if self.bos not in ("auto", "always", "never"):
             raise UsageError(f"dataset.bos={self.bos} must be auto, always or never")
-        if not isinstance(self.pack, bool):
-            raise UsageError(f"dataset.pack={self.pack} must be true or false")
 
     @abstractmethod
     def read(self) -> Iterator[Document]:
@@ -64,7 +66,7 @@ class Dataset(ABC):
 
     def documents(self, limit: int | None = None) -> list[Document]:
         """The first `limit` documents; with `pack` all of them, for the limit is then one of chunks."""
-        if limit is not None and not (_is_count(limit) and limit):
+        if limit is not None and (not isinstance(limit, int) or limit < 1):
             raise UsageError(f"documents={limit} must be a number of documents, 1 or more (null for all)")
         return list(_read(self, self.stamp(), None if self.pack else limit))
 
@@ -90,14 +92,6 @@ class Dataset(ABC):
         }
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
 @lru_cache(maxsize=4)
 def _read(dataset: Dataset, stamp: tuple, limit: int | None) -> tuple[Document, ...]:
     """A sweep asks for the same text once a cell; it is read once a process (and again when its `stamp` changed)."""
@@ -117,6 +111,8 @@ class PySource(Dataset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.modules, str):
+            raise UsageError(f"dataset.modules={self.modules} must be a list: dataset.modules=[{self.modules}]")
         object.__setattr__(self, "modules", tuple(self.modules))  # a YAML list cannot be hashed
 
     def read(self) -> Iterator[Document]:
@@ -128,8 +124,7 @@ class PySource(Dataset):
 
 
 def _library_source(module: str) -> Path:
-    """The source file of a standard-library module; looked up in the library's own folder, so that nothing is
-    imported and no file of the user's that has the same name is taken for it."""
+    """Looked up in the library's own folder: nothing is imported, and no file of the user's with that name is taken."""
     base = Path(sysconfig.get_path("stdlib"), *module.split("."))
     for file in (base.with_name(base.name + ".py"), base / "__init__.py"):
         if file.is_file():
@@ -141,8 +136,8 @@ def _library_source(module: str) -> Path:
 class PyDocs(Dataset):
     """The language reference that every CPython carries for `help()`: English prose.
 
-    Its topics, sorted by name, are joined by an empty line and cut between topics into `parts` documents of about equal
-    length: a topic belongs to the part that its middle character falls into.
+    Its topics, sorted by name, are joined by an empty line and cut between topics into `parts` documents, as equal in
+    length as the topics allow: each belongs to the part that its middle character falls into.
     """
 
     parts: int = 8
@@ -152,7 +147,7 @@ class PyDocs(Dataset):
             from pydoc_data.topics import topics
         except ImportError as error:
             raise MachineError("this Python comes without pydoc_data.topics; take dataset=pysource or text") from error
-        if not _is_count(self.parts) or not 1 <= self.parts <= len(topics):
+        if not 1 <= self.parts <= len(topics):
             raise UsageError(f"dataset.parts={self.parts} must be 1 to {len(topics)}, the number of topics")
         parts: list[list[str]] = [[] for _ in range(self.parts)]
         total, before = sum(map(len, topics.values())), 0
@@ -183,11 +178,8 @@ class Text(Dataset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not _is_count(self.min_characters):
-            raise UsageError(f"dataset.min_characters={self.min_characters} must be a number, 0 or more")
         if not self.name:
-            plain = [part for part in Path(self.path or "").parts if not set(part) & set("*?[")]
-            object.__setattr__(self, "name", Path(plain[-1].removesuffix(".gz")).stem if plain else "text")
+            object.__setattr__(self, "name", texts.path_name(self.path) if self.path else "text")
 
     def read(self) -> Iterator[Document]:
         kept = 0
@@ -209,8 +201,7 @@ class Text(Dataset):
         return [piece.strip() for piece in book.split(self.separator)] if self.separator else [book]
 
     def stamp(self) -> tuple:
-        files = [(file, file.stat()) for _, file in texts.find_files(self.path or "")]
-        return tuple((str(file.resolve()), stat.st_size, stat.st_mtime_ns) for file, stat in files)
+        return texts.stamp([file for _, file in texts.find_files(self.path or "")])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +223,7 @@ class Hub(Dataset):
     def read(self) -> Iterator[Document]:
         if not self.repo:
             raise UsageError("dataset=hub needs a repository: dataset.repo=OWNER/NAME, or a local folder")
-        rows = texts.hub_rows(self.repo, self.config, self.split, self.revision)
+        rows = texts.hub_rows(self.repo, self._local(), self.config, self.split, self.revision)
         for column in filter(None, (self.field, self.title)):
             if column not in rows.column_names:
                 raise UsageError(f"dataset {self.repo} has no column {column!r}; it has {', '.join(rows.column_names)}")
@@ -245,14 +236,14 @@ class Hub(Dataset):
             yield Document(name if title in seen else title, texts.normalise(row[self.field]))
             seen.add(title)
 
+    def _local(self) -> Path | None:
+        folder = Path(self.repo or "").expanduser()
+        return folder if self.repo and folder.is_dir() else None
+
     def stamp(self) -> tuple:
-        local = Path(self.repo or "").expanduser()
-        if not self.repo or not local.is_dir():
-            return ()
-        files = [(str(file), file.stat()) for file in sorted(local.rglob("*"))]
-        return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in files)
+        folder = self._local()
+        return texts.stamp(sorted(folder.rglob("*"))) if folder else ()
 
     def source(self) -> dict[str, Any]:
-        local = Path(self.repo or "").expanduser().is_dir()
-        commit = None if local else texts.hub_commit(self.repo or "", self.revision)
+        commit = None if self._local() else texts.hub_commit(self.repo or "", self.revision)
         return {"repo": self.repo, "config": self.config, "split": self.split, "field": self.field, "commit": commit}

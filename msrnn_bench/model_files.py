@@ -8,6 +8,7 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import re
@@ -36,7 +37,7 @@ ELSEWHERE = "use model=smollm2, or a folder that you have: model=local model.pat
 def one_line(error: BaseException) -> str:
     """The message of another library's error, fit for a readable line."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."
+    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def cache_root() -> Path:
@@ -196,27 +197,29 @@ def _convert(file: Path, folder: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     gguf = {"gguf_file": file.name, "local_files_only": True}
-    try:
-        with quiet():
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):  # its progress bar heeds no setting
+        try:
             tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **gguf)
             config = AutoConfig.from_pretrained(str(file.parent), **gguf)
             loaded = read_weights(file.parent, **gguf, dtype=torch.float32)
-    except Exception as error:  # the readers raise whatever a damaged byte leads to
-        if out_of_memory(error):
-            raise MachineError(f"{file} does not fit into memory as float32: take a smaller model") from error
-        readable = f"one that transformers {transformers.__version__} does not read"
-        raise UsageError(
-            f"{file} cannot be read as a model ({one_line(error)}): "
-            f"the file is cut off or damaged (download it again), or its architecture is {readable}"
-        ) from error
-    config.dtype, config.name_or_path = torch.float32, ""
-    with torch.device("meta"):
-        plain = AutoModelForCausalLM.from_config(config)
-    plain.load_state_dict(loaded.state_dict(), assign=True)
-    plain.tie_weights()
-    plain.generation_config = loaded.generation_config
-    plain.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+        except Exception as error:  # the readers raise whatever a damaged byte leads to
+            if out_of_memory(error):
+                raise MachineError(f"{file} does not fit into memory as float32: take a smaller model") from error
+            readable = f"one that transformers {transformers.__version__} does not read"
+            raise UsageError(
+                f"{file} cannot be read as a model ({one_line(error)}): "
+                f"the file is cut off or damaged (download it again), or its architecture is {readable}"
+            ) from error
+        config.dtype = torch.float32
+        with torch.device("meta"):
+            plain = AutoModelForCausalLM.from_config(config)
+        plain.load_state_dict(loaded.state_dict(), assign=True)
+        plain.tie_weights()
+        plain.generation_config = loaded.generation_config
+        plain.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    for path in folder.iterdir():  # safetensors writes for its owner only; a cache may be shared
+        path.chmod((folder / "config.json").stat().st_mode)
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -231,10 +234,11 @@ def read_weights(folder: Path, **settings: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     reader: Any = AutoModelForCausalLM
-    model, report = reader.from_pretrained(str(folder), **settings, output_loading_info=True)
+    settings |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # so that the report names them
+    model, report = reader.from_pretrained(str(folder), **settings)
     missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     if missing:
-        raise UsageError(f"the weights lack {len(missing)} of the model's tensors: {', '.join(missing[:3])}")
+        raise ValueError(f"{len(missing)} of its tensors are missing or of another shape: {', '.join(missing[:3])}")
     return model
 
 
@@ -262,7 +266,8 @@ def hub_commit(repo: str, revision: str) -> str:
 
     if re.fullmatch("[0-9a-f]{40}", revision):
         return revision
-    known = try_to_load_from_cache(repo, "config.json", revision=revision)
+    with _hub_errors(repo, revision):
+        known = try_to_load_from_cache(repo, "config.json", revision=revision)
     return Path(known).parent.name if isinstance(known, str) else _ask_hub(repo, revision)
 
 
@@ -279,7 +284,8 @@ def hub_folder(repo: str, revision: str, *, weights: bool, code: bool) -> Path:
     from huggingface_hub import snapshot_download, try_to_load_from_cache
 
     commit = hub_commit(repo, revision)
-    known = try_to_load_from_cache(repo, "config.json", revision=commit)
+    with _hub_errors(repo, revision):
+        known = try_to_load_from_cache(repo, "config.json", revision=commit)
     if isinstance(known, str) and _complete(Path(known).parent, weights=weights, code=code):
         return Path(known).parent
     _ask_hub(repo, commit)

@@ -91,8 +91,21 @@ def find_files(path: str) -> list[tuple[str, Path]]:
     return [(_stem(name) if stems[_stem(name)] == 1 else name, file) for file, name in names.items()]
 
 
+def path_name(path: str) -> str:
+    """What to call the text at a path: the last part of it that is no pattern, a file's without its suffix."""
+    given = Path(os.path.abspath(Path(path).expanduser()))
+    plain = [part for part in given.parts if not glob.has_magic(part)]
+    return _stem(given.name) if given.is_file() else plain[-1]
+
+
 def _stem(name: str) -> str:
     return Path(name.removesuffix(".gz")).with_suffix("").as_posix()
+
+
+def stamp(files: list[Path]) -> tuple:
+    """What changes when one of the files does, without reading them."""
+    stats = [(file, file.stat()) for file in files]
+    return tuple((str(file.resolve()), stat.st_size, stat.st_mtime_ns) for file, stat in stats)
 
 
 def read_file(file: Path, encoding: str) -> tuple[str, str]:
@@ -181,16 +194,16 @@ def hub_commit(repo: str, revision: str) -> str | None:
 
     Asked first and once: `datasets` itself retries for half a minute where there is no network.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub import HfApi, errors
 
     try:
         return HfApi().dataset_info(repo, revision=revision, timeout=10).sha
-    except OfflineModeIsEnabled:
+    except errors.OfflineModeIsEnabled:
         return None
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
         raise UsageError(
-            f"the hub has no dataset {repo} at revision {revision} that you may read (gated ones: `hf auth login`)"
+            f"{repo} is neither a folder here nor, at revision {revision}, a dataset of the hub that you may read "
+            "(for a gated one: `hf auth login`)"
         ) from error
     except Exception as error:  # the HTTP library's own errors, whichever it is this year
         raise MachineError(
@@ -199,16 +212,15 @@ def hub_commit(repo: str, revision: str) -> str | None:
         ) from error
 
 
-def hub_rows(repo: str, config: str | None, split: str, revision: str) -> Any:
+def hub_rows(repo: str, folder: Path | None, config: str | None, split: str, revision: str) -> Any:
     """One split of a hub dataset, or of a local folder of the same shape."""
-    local = Path(repo).expanduser().is_dir()
-    commit = None if local else hub_commit(repo, revision)
+    commit = None if folder else hub_commit(repo, revision)
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
     try:
-        if local:
-            return load_dataset(str(Path(repo).expanduser()), name=config, split=split)
+        if folder:
+            return load_dataset(str(folder), name=config, split=split)
         return load_dataset(repo, name=config, split=split, revision=commit or revision)
     except (FileNotFoundError, ValueError, RuntimeError, DatasetsError) as error:
         raise UsageError(f"dataset {repo} (config {config}, split {split}): {one_line(error)}") from error

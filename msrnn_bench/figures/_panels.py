@@ -5,6 +5,7 @@ A panel holds what shares a topline. Knows columns, no colours.
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -23,9 +24,26 @@ class Panel:
     settings: dict[str, object]
     topline: pd.Series | None
     lines: dict[str, pd.DataFrame]
-    documents: tuple[int, int]
+    documents: tuple[int, int]  # fewest and most that a line was measured on
     title: str
     paired: bool  # whether the bands are intervals of the difference to the topline
+    failed: int  # cells of this model and dataset without a value
+
+    @property
+    def random(self) -> bool:
+        return self.settings["weights"] == "random"
+
+    @property
+    def banded(self) -> bool:
+        return any(points["bottom"].notna().any() for points in self.lines.values())
+
+    @property
+    def sizes(self) -> list[float]:
+        return sorted({float(size) for points in self.lines.values() for size in points["cache"]})
+
+    def shown(self, setting: str) -> str:
+        value = self.settings[setting]
+        return f"{int(str(value)):,}" if setting == "context" else str(value)
 
     @property
     def base(self) -> float:
@@ -40,7 +58,8 @@ def read(table: pd.DataFrame) -> list[Panel]:
     lacking = sorted(_NEEDED - set(table.columns))
     if lacking:
         raise UsageError(f"not a summary table, it lacks {', '.join(lacking)}: give what `msrnn-bench collect` writes")
-    table = table[(table["metric"] == "nll").fillna(False).astype(bool) & table["value"].notna()].copy()
+    lost = table[table["value"].isna() & (table["status"] != "ok")]
+    table = table[table["metric"].eq("nll").fillna(False).astype(bool) & table["value"].notna()].copy()
     table[_NUMBERS] = table[_NUMBERS].apply(pd.to_numeric).astype("float64")
     keys = table[_SHARED].astype("object")
     keys.loc[table["weights"] != "random", "seed"] = None  # elsewhere a seed changes a policy, not the model
@@ -48,13 +67,16 @@ def read(table: pd.DataFrame) -> list[Panel]:
     groups = [group for group in groups if (group["policy"] != "full").any()]
     if not groups:
         raise UsageError("no policy's perplexity to draw: run `msrnn-bench run policy=tova cache=512`, then collect")
-    return [_panel(group, groups) for group in groups]
+    return [_panel(group, groups, lost) for group in groups]
 
 
-def _panel(group: pd.DataFrame, groups: list[pd.DataFrame]) -> Panel:
+def _panel(group: pd.DataFrame, groups: list[pd.DataFrame], lost: pd.DataFrame) -> Panel:
     full = group[group["policy"] == "full"]
-    topline = _unique(full.assign(cache=0)).iloc[0] if len(full) else None
-    paired = topline is not None and bool(group["difference"].notna().all())
+    # any engine gives the same topline: the one over the most tokens stands for all, of those the lines' own
+    usual = group.loc[group["policy"] != "full", "engine"].mode()[0]
+    toplines = [_unique(same.assign(cache=0)).iloc[0] for _, same in full.groupby(["engine", "prefill", "seed"])]
+    topline = max(toplines, key=lambda line: (line["count"], line["engine"] == usual), default=None)
+    paired = topline is not None and bool(group.loc[group["policy"] != "full", "difference"].notna().any())
     lines = {}
     for policy, points in group[group["policy"] != "full"].groupby("policy"):
         for name, variant in _variants(str(policy), points):
@@ -66,6 +88,7 @@ def _panel(group: pd.DataFrame, groups: list[pd.DataFrame]) -> Panel:
         documents=(int(group["documents"].min()), int(group["documents"].max())),
         title=_title(group, groups),
         paired=paired,
+        failed=int((lost[["model", "dataset"]] == group[["model", "dataset"]].iloc[0]).all(axis=1).sum()),
     )
 
 
@@ -79,15 +102,15 @@ def _variants(policy: str, points: pd.DataFrame) -> list[tuple[str, pd.DataFrame
             parts.append(name)
     if not parts:
         return [(policy, points)]
-    keys = [points[name].astype("object") for name in parts]
     named = []
-    for values, variant in points.groupby(keys, dropna=False):
-        named.append((f"{policy} ({', '.join(f'{n} {_plain(v)}' for n, v in zip(parts, values, strict=True))})", variant))
+    for values, variant in points.groupby([points[name].astype("object") for name in parts], dropna=False):
+        what = ", ".join(f"{name} {_plain(value)}" for name, value in zip(parts, values, strict=True))
+        named.append((f"{policy} ({what})", variant))
     return named
 
 
-def _plain(value: object) -> str:
-    return "-" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value)  # type: ignore[call-overload]
+def _plain(value: Any) -> str:
+    return "-" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _unique(points: pd.DataFrame) -> pd.DataFrame:
@@ -127,9 +150,9 @@ def published(paper: pd.DataFrame | None, panel: Panel) -> dict[str, pd.DataFram
         return {}
     model = _letters(str(panel.settings["model"]).rsplit("/", 1)[-1])
     dataset = _letters(str(panel.settings["dataset"]))
-    rows = paper[paper["metric"] == "perplexity"]
-    rows = rows[[model.startswith(_letters(str(name))) for name in rows["model"]]]
-    rows = rows[[_letters(str(name)).startswith(dataset) for name in rows["experiment"]]]
+    same_model = paper["model"].map(lambda name: model.startswith(_letters(str(name))))
+    same_text = paper["experiment"].map(lambda name: _letters(str(name)).startswith(dataset))
+    rows = paper[(paper["metric"] == "perplexity") & same_model & same_text]
     points = pd.DataFrame(
         {
             "policy": [_policy(str(name)) for name in rows["policy"]],
@@ -146,5 +169,6 @@ def _letters(name: str) -> str:
 
 
 def _policy(name: str) -> str:
-    """The paper's name to ours: its TOVA-layer and H2O-head are tova and h2o."""
-    return re.sub(r"^tova-layer|^h2o-head", lambda found: found[0].split("-")[0], name.lower().replace("+", "")).replace("-", "_")
+    """The paper's name to ours: its TOVA-layer+4 is tova4, its H2O-head is h2o."""
+    plain = name.lower().replace("+", "").replace("tova-layer", "tova").replace("h2o-head", "h2o")
+    return plain.replace("-", "_")

@@ -12,17 +12,17 @@ from typing import Any
 import matplotlib.style
 
 TEXT_WIDTH = 7.0  # inches: the width of a paper's text
-SMALL = 6.0
+TITLE, TICK, SMALL = 8.0, 7.0, 5.8  # points
 MUTED = "#555555"
 ALARM = "#B00020"
 
 _RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # matplotlib brings it, so figures are alike on every machine
     "font.size": 7.5,
-    "axes.titlesize": 8.5,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
+    "axes.titlesize": TITLE,
+    "axes.labelsize": 7.5,
+    "xtick.labelsize": TICK,
+    "ytick.labelsize": TICK,
     "legend.fontsize": 7,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -59,18 +59,18 @@ LOOKS = {
     "baseline": Look("Baseline", "#7A7A7A", "x", ":"),
     "random": Look("Random", "#5B4A8A", "+", ":"),
     "window": Look("Window", "#00513B", "v"),
-    "window1": Look("Window+1", "#009E73", "1", "--"),
+    "window1": Look("Window+1", "#009E73", ">", "--"),
     "window4": Look("Window+4", "#4FBF9F", "<"),
     "h2o": Look("H2O", "#0072B2", "s"),
     "h2o_layer": Look("H2O (per layer)", "#56B4E9", "D", "--"),
     "a2sf": Look("A2SF", "#CC79A7", "p"),
     "tova_head": Look("TOVA (per head)", "#7F3B08", "h", "-."),
     "tova4": Look("TOVA+4", "#E69F00", "^"),
-    "tova1": Look("TOVA+1", "#F0C05A", "3", "--"),
+    "tova1": Look("TOVA+1", "#F0C05A", "P", "--"),
     "tova": Look("TOVA", "#D55E00", "o"),
 }
 
-_FREE = (("#332288", "*"), ("#AA4499", "P"), ("#999933", "X"), ("#882255", "d"), ("#44AA99", ">"), ("#661100", "H"))
+_FREE = (("#332288", "d"), ("#AA4499", "8"), ("#999933", "H"), ("#882255", "X"), ("#44AA99", "D"), ("#661100", "s"))
 
 
 def looks(policies: Iterable[str]) -> dict[str, Look]:
@@ -84,3 +84,8 @@ def looks(policies: Iterable[str]) -> dict[str, Look]:
 def context() -> AbstractContextManager[None]:
     """The style, and nothing of the user's own, for as long as a figure is drawn or saved."""
     return matplotlib.style.context(["default", _RC])
+
+
+def inches(text: str, points: float) -> float:
+    """About how wide a text is in this font: enough to keep texts apart."""
+    return len(text) * 0.62 * points / 72

@@ -7,8 +7,7 @@ attention interface) and so is its cache (`MultiState`). What a state is and who
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -31,7 +30,6 @@ ENGINES = {"scan": scan, "recurrence": recurrence}
 _sessions: WeakKeyDictionary[nn.Module, Session] = WeakKeyDictionary()
 
 
-@contextmanager
 def bounded(
     model: PreTrainedModel,
     policy: Policy,
@@ -41,8 +39,9 @@ def bounded(
     prefill: str = "stepwise",
     positions: str = "original",
     documents: Sequence[int] | None = None,
-) -> Iterator[Session]:
-    """Inside the `with`, every call of `model` has at most `state_size` states a layer, `policy` saying who leaves.
+) -> Session:
+    """`with bounded(...) as states:` every call of `model` has at most `state_size` states a layer, `policy` saying
+    who leaves.
 
     `state_size` is an int, or one int per layer (the paper uses one for all). `documents` are numbers, one per row,
     that only the random policy draws from. Inference only: gradients are off inside. Raises UsageError where the
@@ -56,10 +55,7 @@ def bounded(
         raise UsageError(
             f"positions={positions!r} needs keys before rotation, which the attention interface does not give; use original"
         )
-    check_supported(model)
-    session = Session(model, policy, _rules(model, policy, state_size), engine, prefill, documents)
-    with torch.no_grad(), session:
-        yield session
+    return Session(model, policy, _rules(model, policy, state_size), engine, prefill, documents)
 
 
 def _rules(model: PreTrainedModel, policy: Policy, state_size: int | Sequence[int] | None) -> list[Rule]:
@@ -76,7 +72,10 @@ def _rules(model: PreTrainedModel, policy: Policy, state_size: int | Sequence[in
 
 
 class Session:
-    """What `with bounded(...) as states` gives: the states of the model's last call, and their report."""
+    """What `with bounded(...) as states` gives: the states of the model's last call, and their report.
+
+    It can be entered again and its states go on, so that two sessions may take turns on one model.
+    """
 
     def __init__(
         self, model: PreTrainedModel, policy: Policy, rules: list[Rule], engine: str, prefill: str,
@@ -87,8 +86,10 @@ class Session:
         self.documents = None if documents is None else tuple(documents)
         self.current: MultiState | None = None
         self._signature = inspect.signature(model.forward)
+        self._no_grad = torch.no_grad()
 
     def __enter__(self) -> Session:
+        check_supported(self.model)
         configs = {id(m.config): m.config for m in self.model.modules() if isinstance(m, PreTrainedModel)}
         self._before = [(c, c._attn_implementation) for c in configs.values()]
         try:
@@ -107,9 +108,11 @@ class Session:
         except BaseException:
             self._restore()
             raise
+        self._no_grad.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._no_grad.__exit__(None, None, None)
         self._restore()
 
     def _restore(self) -> None:

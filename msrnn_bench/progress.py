@@ -1,0 +1,90 @@
+"""How far a run is: tokens, tokens/s, time left. A live bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+EVERY = 15.0  # seconds between lines where there is no terminal
+
+
+class CellProgress:
+    """Cells of a grid and the tokens of the one that runs. Used as a context manager."""
+
+    def __init__(self, cells: int) -> None:
+        self.cells, self.number, self.label = cells, 0, ""
+        self.console = Console(stderr=True)
+        self.bars = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal,
+        )  # fmt: skip
+        self.all: TaskID | None = None
+        self.one: TaskID | None = None
+        self.begin = self.spoken = time.monotonic()
+        self.tokens = self.total = 0
+        self.done_seconds: list[float] = []
+
+    def __enter__(self) -> CellProgress:
+        self.bars.start()
+        if self.cells > 1:
+            self.all = self.bars.add_task("cells", total=self.cells, rate="")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bars.stop()
+
+    def cell(self, number: int, label: str) -> None:
+        """The `number`-th cell begins."""
+        self.number, self.label = number, label
+        self.begin = self.spoken = time.monotonic()
+        self.tokens = self.total = 0
+        self.one = self.bars.add_task(label, total=None, rate="loading")
+        self._say("loading")
+
+    def start(self, tokens: int) -> None:
+        """The cell will read this many tokens."""
+        self.begin = time.monotonic()
+        self.total = tokens
+        if self.one is not None:
+            self.bars.update(self.one, total=tokens)
+
+    def advance(self, tokens: int) -> None:
+        self.tokens += tokens
+        spent = time.monotonic() - self.begin
+        rate = self.tokens / max(spent, 1e-9)
+        if self.one is not None:
+            self.bars.update(self.one, completed=self.tokens, rate=f"{rate:,.0f} tokens/s")
+        if time.monotonic() - self.spoken > EVERY:
+            left = (self.total - self.tokens) / max(rate, 1e-9)
+            self._say(f"{self.tokens:,} of {self.total:,} tokens, {rate:,.0f} tokens/s, {left:.0f} s left")
+
+    def end(self, outcome: str) -> None:
+        """The cell is over; `outcome` is what to say of it."""
+        self.done_seconds.append(time.monotonic() - self.begin)
+        if self.one is not None:
+            self.bars.remove_task(self.one)
+        if self.all is not None:
+            self.bars.update(self.all, completed=self.number)
+        rate = f", {self.tokens / max(self.done_seconds[-1], 1e-9):,.0f} tokens/s" if self.tokens else ""
+        self._say(f"{outcome}{rate}{self._left()}", always=True)
+
+    def _left(self) -> str:
+        remaining = self.cells - self.number
+        if self.cells < 2 or not remaining or self.console.is_terminal:
+            return ""
+        seconds = remaining * sum(self.done_seconds) / len(self.done_seconds)
+        return f"; {remaining} cells, about {seconds / 60:.0f} min left" if seconds > 90 else f"; {remaining} cells left"
+
+    def _say(self, text: str, always: bool = False) -> None:
+        self.spoken = time.monotonic()
+        if always or not self.console.is_terminal:
+            where = f"[{self.number}/{self.cells}] " if self.cells > 1 else ""
+            line = f"{where}{self.label}: {text}"
+            if self.console.is_terminal:
+                self.console.print(line, markup=False, highlight=False)
+            else:
+                print(line, file=sys.stderr, flush=True)

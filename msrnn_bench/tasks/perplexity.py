@@ -1,0 +1,229 @@
+"""Language modelling (the paper, section 4.1): the loss of every token of long chunks, each from an empty state.
+
+Where we differ or the paper is silent: full chunks only, tokens weigh alike, a beginning mark only where the
+tokenizer adds one itself; all of it is in the rows. The loss is summed by document and position bucket; no mean here.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from msrnn_bench.chunks import Chunk, chunks
+from msrnn_bench.errors import UsageError
+from msrnn_bench.job import Job
+from msrnn_bench.models import Loaded
+from msrnn_bench.multistate.attention import Session, bounded
+from msrnn_bench.policies import Baseline, Full
+from msrnn_bench.results import Row
+
+PIECE = 256  # rows of logits turned into a loss at a time: float32 copies of a piece, not of the chunk
+
+
+@dataclass
+class Measured:
+    """One chunk's numbers, a value per target (positions 1..T-1), and what its states did."""
+
+    values: dict[str, np.ndarray]
+    seconds: float
+    evictions: int | None = None
+    first_eviction: int | None = None
+    max_states: int | None = None
+    state_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perplexity:
+    """`buckets`: edges of the position buckets; `chunk`: tokens a forward pass (never the result);
+    `agreement`: also KL divergence to and top-1 agreement with the full model."""
+
+    buckets: tuple[int, ...] = field(default=(64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536))
+    chunk: int = 1024
+    agreement: bool = False
+
+    name = "perplexity"
+
+    def __post_init__(self) -> None:
+        if any(not isinstance(edge, int) or edge < 1 for edge in self.buckets):
+            raise UsageError(f"task.buckets={list(self.buckets)} must be whole numbers of 1 or more")
+        if not isinstance(self.chunk, int) or self.chunk < 1:
+            raise UsageError(f"task.chunk={self.chunk} must be a number of tokens, 1 or more")
+
+    def settings(self) -> dict[str, Any]:
+        """What of this task is part of a cell's identity."""
+        return {"buckets": sorted(set(self.buckets)), "agreement": self.agreement}
+
+    def check(self, job: Job) -> None:
+        """Refuse, before anything is loaded, what this task cannot do."""
+        if job.prefill != "stepwise":
+            raise UsageError(f"prefill={job.prefill} reads a prompt at once; perplexity is stepwise by definition")
+        if self.agreement and isinstance(job.policy, Full):
+            raise UsageError("task.agreement compares with the full model; leave it off for policy=full")
+
+    def rows(self, job: Job) -> Iterator[Row]:
+        """Rows of all documents, in order."""
+        loaded, pieces = _inputs(job)
+        job.progress.start(len(pieces) * job.context)
+        columns = {**job.columns, "bos": pieces[0].bos}
+        kept: dict[str, list[np.ndarray]] = {}
+        for document, group in groupby(pieces, key=lambda piece: piece.document):
+            measured = []
+            for piece in group:
+                measured.append(self._measure(loaded, piece, job))
+                job.progress.advance(job.context)
+                for metric, values in measured[-1].values.items():
+                    kept.setdefault(metric, []).append(values)
+            yield from self._document(document, measured, columns, job.context)
+        if job.keep is not None:
+            for metric, arrays in kept.items():
+                job.keep(metric, np.stack(arrays))
+
+    def _measure(self, loaded: Loaded, piece: Chunk, job: Job) -> Measured:
+        ids = torch.tensor([piece.ids], device=loaded.model.device)
+        begin = time.perf_counter()
+        if isinstance(job.policy, Baseline):
+            assert job.cache is not None
+            values = _baseline(loaded.model, ids, job.cache, self.agreement)
+            return Measured(values, time.perf_counter() - begin, max_states=min(job.cache, job.context))
+        document = zlib.crc32(piece.document.encode()) + piece.index
+        options: dict[str, Any] = {"engine": job.engine, "positions": job.positions, "documents": [document]}
+        states = bounded(loaded.model, job.policy, job.cache, **options)
+        full = bounded(loaded.model, Full(), **options) if self.agreement else None
+        values = _losses(loaded.model, ids, self.chunk, states, full)
+        result = Measured(values, time.perf_counter() - begin)
+        _report(states, job, result)
+        return result
+
+    def _document(self, document: str, measured: list[Measured], columns: dict[str, Any], context: int) -> Iterator[Row]:
+        """The rows of a document: its chunks summed, per metric and bucket of target positions."""
+        edges = [0, *(edge for edge in sorted(set(self.buckets)) if edge < context), context]
+        seconds = sum(m.seconds for m in measured)
+        shared = {
+            "document": document,
+            "evictions": measured[0].evictions,
+            "first_eviction": measured[0].first_eviction,
+            "max_states": max((m.max_states for m in measured if m.max_states is not None), default=None),
+            "state_bytes": max((m.state_bytes for m in measured if m.state_bytes is not None), default=None),
+            "seconds": seconds,
+            "tokens_per_second": len(measured) * context / seconds,
+            "peak_bytes": _peak_bytes(),
+        }
+        for metric in measured[0].values:
+            values = np.stack([m.values[metric] for m in measured])  # [chunks, T - 1]; target p stands at p - 1
+            for start, end in zip(edges, edges[1:], strict=False):
+                part = values[:, max(start, 1) - 1 : end - 1]
+                if part.size:
+                    total = float(part.sum(dtype=np.float64))
+                    yield Row(
+                        **columns, **shared, bucket_start=start, bucket_end=end, metric=metric, total=total, count=part.size
+                    )
+
+
+def _inputs(job: Job) -> tuple[Loaded, list[Chunk]]:
+    """The model and the chunks, made once for all cells of a process that share them."""
+    key = ("model", job.model, job.dtype, job.device, job.seed if job.model.random else None)
+    if key not in job.shared:
+        for old in [k for k in job.shared if k[0] in ("model", "chunks")]:
+            del job.shared[old]  # one model at a time
+        job.shared[key] = job.model.load(dtype=job.dtype, device=job.device, seed=job.seed)
+    loaded = job.shared[key]
+    sizes = {"context": job.context, "documents": job.documents, "tokens": job.tokens}
+    wanted = ("chunks", job.dataset, job.dataset.stamp(), *sizes.values())
+    if wanted not in job.shared:
+        job.shared[wanted] = chunks(job.dataset, loaded.tokenizer, **sizes)
+    return loaded, job.shared[wanted]
+
+
+def _losses(model: Any, ids: Tensor, chunk: int, states: Session, full: Session | None) -> dict[str, np.ndarray]:
+    """Per target of ids [1, T]: nll, and against the full model kl and top1_agreement. The state is carried from one
+    forward pass to the next, so [T, vocabulary] never exists."""
+    total = ids.shape[1]
+    parts: dict[str, list[Tensor]] = {"nll": []}
+    for at in range(0, total, chunk):
+        part = ids[:, at : at + chunk]
+        targets = ids[0, at + 1 : at + chunk + 1]
+        with states:
+            logits = model(part, past_key_values=states.current).logits[0, : len(targets)]
+        reference = None
+        if full is not None:
+            with full:
+                reference = model(part, past_key_values=full.current).logits[0, : len(targets)]
+        for row in range(0, len(targets), PIECE):
+            here = slice(row, row + PIECE)
+            parts["nll"].append(_nll(logits[here], targets[here]))
+            if reference is not None:
+                for metric, values in _compare(logits[here], reference[here]).items():
+                    parts.setdefault(metric, []).append(values)
+        del logits, reference
+    return {metric: torch.cat(values).double().cpu().numpy() for metric, values in parts.items()}
+
+
+def _nll(logits: Tensor, targets: Tensor) -> Tensor:
+    return torch.nn.functional.cross_entropy(_wide(logits), targets, reduction="none")
+
+
+def _compare(logits: Tensor, reference: Tensor) -> dict[str, Tensor]:
+    ours, theirs = _wide(logits).log_softmax(-1), _wide(reference).log_softmax(-1)
+    kl = (theirs.exp() * (theirs - ours)).sum(-1)
+    return {"kl": kl, "top1_agreement": (ours.argmax(-1) == theirs.argmax(-1)).to(kl.dtype)}
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+@torch.no_grad()
+def _baseline(model: Any, ids: Tensor, size: int, agreement: bool) -> dict[str, np.ndarray]:
+    """Independent inputs jk..jk+k-1 predict targets jk+1..jk+k: the same targets as every other policy."""
+    total = ids.shape[1]
+    values: list[Tensor] = []
+    if agreement:
+        raise UsageError("task.agreement needs a policy that reads the whole chunk; leave it off for policy=baseline")
+    whole = (total - 1) // size
+    rows = max(1, 4096 // size)  # rows of a batch: as many tokens as a chunk of the paper
+    batches = [ids[0, : whole * size].view(whole, size)[i : i + rows] for i in range(0, whole, rows)]
+    if whole * size < total - 1:
+        batches.append(ids[:, whole * size : total - 1])
+    for batch in batches:
+        begin = sum(len(v) for v in values)
+        for row, logits in enumerate(model(batch, use_cache=False).logits):
+            here = begin + row * logits.shape[0]
+            targets = ids[0, here + 1 : here + logits.shape[0] + 1]
+            values.append(torch.cat([_nll(logits[i : i + PIECE], targets[i : i + PIECE]) for i in range(0, len(targets), PIECE)]))
+    return {"nll": torch.cat(values).double().cpu().numpy()}
+
+
+def _report(states: Session, job: Job, result: Measured) -> None:
+    """Note what the states did; a policy that did not do exactly what it must is an error, not a result."""
+    layers = states.layers
+    evictions = {float(n) for layer in layers for n in layer.evictions.double().mean(-1).tolist()}
+    largest = max(n for layer in layers for n in layer.largest)
+    bound = job.context if job.cache is None else job.cache
+    due = max(0, job.context - bound) if job.policy.evicts else 0
+    if evictions != {float(due)} or largest != min(job.context, bound):
+        raise RuntimeError(
+            f"policy {job.policy.name} evicted {sorted(evictions)} states a layer where {due} were due, and held "
+            f"{largest} of {bound}: the policy did not act as it should, so nothing was measured"
+        )
+    result.evictions = due
+    result.first_eviction = min(int(layer.first_eviction.min()) for layer in layers) if due else None
+    result.max_states = largest
+    result.state_bytes = sum(layer.nbytes for layer in layers)
+
+
+def _peak_bytes() -> int:
+    """The process's largest resident set so far; on CUDA the largest allocation."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
