@@ -232,6 +232,8 @@ def _attend(
             raise UsageError(f"this model's attention uses {name}, which bounded() does not compute; it would be measured wrongly")
     if dropout:
         raise UsageError("the model is in training mode; call model.eval() first")
+    if key.shape != value.shape:
+        raise UsageError("this model's keys and values differ in shape (latent attention), which bounded() does not compute")
     out = session.attend(module.layer_idx, query, key, value, scaling)  # type: ignore[arg-type]
     return out.transpose(1, 2), None
 

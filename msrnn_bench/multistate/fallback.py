@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from msrnn_bench.multistate.draw import draws
-from msrnn_bench.multistate.recurrence import checked_scores
+from msrnn_bench.multistate.scores import checked_scores
 from msrnn_bench.multistate.state import State
 from msrnn_bench.policies import Rule
 

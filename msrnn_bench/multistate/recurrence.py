@@ -11,7 +11,8 @@ from torch import Tensor
 
 from msrnn_bench.multistate.draw import draw_key, draws
 from msrnn_bench.multistate.rows import each_row
-from msrnn_bench.multistate.state import State, score_dtype
+from msrnn_bench.multistate.scores import checked_scores
+from msrnn_bench.multistate.state import State, oldest_first, score_dtype
 from msrnn_bench.policies import Policy, Rule
 
 
@@ -102,35 +103,10 @@ def _score(
     return rule.memory * scores + mean
 
 
-def checked_scores(answer: Tensor, scores: Tensor) -> Tensor:
-    """What a user's `score` returned, refused when it cannot rank the states."""
-    from msrnn_bench.errors import UsageError
-
-    if not isinstance(answer, Tensor) or answer.shape != scores.shape:
-        got = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-        raise UsageError(
-            f"the policy's score must return a tensor of shape {tuple(scores.shape)}, got {got}; "
-            'set per = "head" on the policy to decide per KV head'
-        )
-    if torch.isnan(answer).any():
-        raise UsageError("the policy's score returned NaN, which ranks nothing")
-    return answer.to(scores.dtype)
-
-
 def _keep(x: Tensor, stay: Tensor) -> Tensor:
     """The entries of x [B, P or G, S(, D)] where `stay` [B, P, S], one fewer per row."""
     stay = stay.expand(x.shape[:3])
     return x[stay].view(x.shape[0], x.shape[1], -1, *x.shape[3:])
-
-
-def oldest_first(state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The live slots in the order of their positions; the scan leaves them in any order."""
-    assert state.keys is not None and state.values is not None
-    alive = state.alive[0]
-    positions, order = state.positions[..., :alive].sort(dim=-1)
-    scores = state.scores[..., :alive].gather(-1, order)
-    index = order.expand(*state.keys.shape[:2], alive)[..., None].expand(-1, -1, -1, state.keys.shape[-1])
-    return state.keys.gather(2, index), state.values.gather(2, index), positions, scores
 
 
 def _padded(kept: list[Tensor]) -> Tensor:

@@ -17,7 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from msrnn_bench.multistate import fallback
 from msrnn_bench.multistate.draw import draw_key
 from msrnn_bench.multistate.rows import each_row
-from msrnn_bench.multistate.state import State, score_dtype
+from msrnn_bench.multistate.state import State, oldest_first, score_dtype
 from msrnn_bench.policies import Policy, Rule
 
 BLOCK = 64  # queries per dense product; more waste work on the dead, fewer starve the matrix product
@@ -200,7 +200,7 @@ def _evict(
     seeds = [] if rule.seed is None else [draw_key(rule.seed, d, state.layer) for d in state.documents or ()]
     keep = end if rule.state_size is None else min(end, rule.state_size)
     buffers = [state.keys[:, :, :end], state.values[:, :, :end]] + ([keys, values] if work.mirrored else [])
-    if q.device.type == "cpu" and rule.score is None:
+    if _compiled(q, rule):
         from msrnn_bench.multistate import compiled  # numba: only where it is used
 
         norm = compiled.evict(by_decider, positions, scores, victims, q.to(work.exact), keys, scale, seeds, rule, start)
@@ -214,12 +214,15 @@ def _evict(
     return out
 
 
+def _compiled(q: Tensor, rule: Rule) -> bool:
+    """Whether the compiled kernels can do it: they know the family, and this processor's memory."""
+    return q.device.type == "cpu" and rule.score is None
+
+
 def _band(
     q: Tensor, k: Tensor, v: Tensor, rule: Rule, state: State, work: _Work, scale: float, start: int, victims: Tensor
 ) -> Tensor:
     """Windows: who is alive is known, the first i and the last k - i. Plain attention over a band."""
-    from msrnn_bench.multistate.recurrence import oldest_first
-
     n, first, recent = q.shape[2], rule.first, rule.recent
     old_keys, old_values, old_positions, _ = oldest_first(state)
     every = (torch.cat([old_keys, k], dim=2), torch.cat([old_values, v], dim=2))

@@ -119,3 +119,13 @@ class State:
 def score_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of scores, logits and probabilities: rounded to bfloat16 they would tie."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def oldest_first(state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The live slots in the order of their positions; the scan leaves them in any order."""
+    assert state.keys is not None and state.values is not None
+    alive = state.alive[0]
+    positions, order = state.positions[..., :alive].sort(dim=-1)
+    scores = state.scores[..., :alive].gather(-1, order)
+    index = order.expand(*state.keys.shape[:2], alive)[..., None].expand(-1, -1, -1, state.keys.shape[-1])
+    return state.keys.gather(2, index), state.values.gather(2, index), positions, scores
