@@ -10,6 +10,8 @@ Shapes: B batch, H query heads, G KV heads, T tokens, S slots, D head size, k st
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -131,8 +133,20 @@ def _logits(q: Tensor, keys: Tensor, work: _Work, scale: float) -> Tensor:
     _products(logits, grouped, keys, scale)
     logits = logits.view(batch, heads, n, states)
     if n > 1:
-        logits[..., states - n :] += torch.full((n, n), float("-inf"), dtype=work.exact, device=q.device).triu(1)
+        logits[..., states - n :] += _future(n, work.exact, q.device)
     return logits
+
+
+@lru_cache(maxsize=4)
+def _future(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[N, N]: -inf where the key is in the query's future; the same in every block and layer."""
+    return torch.full((n, n), float("-inf"), dtype=dtype, device=device).triu(1)
+
+
+@lru_cache(maxsize=4)
+def _causal(n: int, old: int, device: torch.device) -> Tensor:
+    """[N, old + N] True where query n may attend, `old` states being before the first; the same in every layer."""
+    return torch.ones(n, old + n, dtype=torch.bool, device=device).tril(old)
 
 
 def _products(out: Tensor, left: Tensor, keys: Tensor, scale: float) -> None:
@@ -168,7 +182,7 @@ def _fill(
         shared = {"scale": scale, "enable_gqa": q.shape[1] != k.shape[1]}
         if alive == 0:
             return scaled_dot_product_attention(q, k, v, is_causal=n > 1, **shared)
-        mask = torch.ones(n, alive + n, dtype=torch.bool, device=q.device).tril(alive) if n > 1 else None
+        mask = _causal(n, alive, q.device) if n > 1 else None
         keys, values = state.keys[:, :, : alive + n], state.values[:, :, : alive + n]
         return scaled_dot_product_attention(q, keys, values, attn_mask=mask, **shared)
     keys, values = work.load(alive + n, n)

@@ -27,7 +27,7 @@ from msrnn_bench.multistate.attention import Session, bounded
 from msrnn_bench.policies import Baseline, Full
 from msrnn_bench.results import Row
 
-PIECE = 256  # rows of logits turned into a loss at a time: float32 copies of a piece, not of the chunk
+PIECE = 32  # rows of logits turned into a loss at a time: megabytes that stay in the cache, not a chunk's hundreds
 
 
 @dataclass
