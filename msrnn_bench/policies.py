@@ -83,6 +83,9 @@ def _checked(policy: Policy, state_size: int, **fields: Any) -> Rule:
     if state_size < 1:
         raise UsageError(f"state size must be at least 1, got {state_size}")
     recent = state_size // 2 if policy.recent is None else policy.recent
+    for knob, value in (("first", policy.first), ("recent", recent)):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise UsageError(f"{knob}={value!r} must be a number of states, a whole number")
     if policy.per not in ("layer", "head"):
         raise UsageError(f"per must be layer or head, got {policy.per!r}")
     if policy.first < 0 or recent < 0:
@@ -101,7 +104,7 @@ class _Family(Policy):
     memory: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.memory <= 1:
+        if not isinstance(self.memory, int | float) or not 0 <= self.memory <= 1:
             raise UsageError(f"memory must lie in 0..1, got {self.memory}")
 
     def rule(self, state_size: int) -> Rule:
@@ -178,7 +181,7 @@ class Window(Policy):
         return f"window{self.first or ''}"
 
     def rule(self, state_size: int) -> Rule:
-        if not 0 <= self.first <= state_size:
+        if not isinstance(self.first, int) or not 0 <= self.first <= state_size:
             raise UsageError(f"window keeps its first {self.first} states, which must lie in 0..{state_size} (cache)")
         # All the rest is recent, so of k+1 candidates exactly one is unprotected: the oldest behind the first i.
         return Rule(state_size, first=self.first, recent=state_size - self.first)

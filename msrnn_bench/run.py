@@ -6,6 +6,7 @@ Knows the order of things and the identity of a cell; what is measured arrives t
 from __future__ import annotations
 
 import hashlib
+import importlib
 import inspect
 import os
 import platform
@@ -125,7 +126,8 @@ def build_policy(config: DictConfig, overrides: list[str]) -> Policy:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        made: type = get_object(target)
+        module, _, name = target.rpartition(".")
+        made: Any = getattr(importlib.import_module(module), name)
     except Exception as error:
         raise UsageError(f"policy._target_={target} cannot be imported from here ({_short(error)})") from error
     given = {o.lstrip("+").split("=")[0].removeprefix("policy.") for o in overrides if o.lstrip("+").startswith("policy.")}

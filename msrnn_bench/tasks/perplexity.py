@@ -6,6 +6,7 @@ tokenizer adds one itself; all of it is in the rows. The loss is summed by docum
 
 from __future__ import annotations
 
+import json
 import resource
 import sys
 import time
@@ -54,8 +55,10 @@ class Perplexity:
     name = "perplexity"
 
     def __post_init__(self) -> None:
-        if any(not isinstance(edge, int) or edge < 1 for edge in self.buckets):
-            raise UsageError(f"task.buckets={list(self.buckets)} must be whole numbers of 1 or more")
+        edges = self.buckets if isinstance(self.buckets, list | tuple) else [self.buckets]
+        if any(not isinstance(edge, int) or edge < 1 for edge in edges):
+            raise UsageError(f"task.buckets={self.buckets} must be a list of whole numbers of 1 or more, such as [64,512]")
+        object.__setattr__(self, "buckets", tuple(edges))
         if not isinstance(self.chunk, int) or self.chunk < 1:
             raise UsageError(f"task.chunk={self.chunk} must be a number of tokens, 1 or more")
 
@@ -131,7 +134,8 @@ class Perplexity:
 
 def _inputs(job: Job) -> tuple[Loaded, list[Chunk]]:
     """The model and the chunks, made once for all cells of a process that share them."""
-    key = ("model", job.model, job.dtype, job.device, job.seed if job.model.random else None)
+    content = json.dumps(job.model.fingerprint(seed=job.seed), sort_keys=True)
+    key = ("model", content, job.dtype, job.device, str(job.model.device_map))
     if key not in job.shared:
         for old in [k for k in job.shared if k[0] in ("model", "chunks")]:
             del job.shared[old]  # one model at a time
