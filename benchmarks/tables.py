@@ -17,7 +17,7 @@ import msrnn_bench as mb
 from msrnn_bench.compose import compose_one
 from msrnn_bench.datasets import Text
 from msrnn_bench.job import Job
-from msrnn_bench.models import LocalModel, Loaded
+from msrnn_bench.models import Loaded, LocalModel
 from msrnn_bench.run import _build
 from msrnn_bench.tasks.perplexity import Perplexity, _losses
 
@@ -50,19 +50,23 @@ class Silent:
     def advance(self, tokens: int) -> None: ...
 
 
-def stories(policy: mb.Policy, k: int | None, shared: dict) -> float:
-    """stories260k: 24 chunks of 512 tokens of stories of more than 200 characters, BOS before each story."""
+def stories_job(policy: mb.Policy, k: int | None, shared: dict, documents: int = 24) -> Job:
+    """stories260k on chunks of 512 tokens of stories of more than 200 characters, BOS before each story."""
     model = LocalModel(path=str(SHARED / "models/stories260k"))
     path = str(SHARED / "data/tinystories/stories.txt")
     dataset = Text(path=path, separator="<|endoftext|>", min_characters=200, pack=True)
     columns = dict.fromkeys(("task", "dataset", "model", "policy", "engine", "prefill", "positions", "cell"), "")
     settings = {"context": 512, "seed": 0, "dtype": "float32"}
-    job = Job(
+    return Job(
         columns={**columns, **settings, "weights": "pretrained"}, policy=policy, model=model, dataset=dataset, cache=k,
-        documents=24, tokens=None, device="cpu", engine="scan", prefill="stepwise", positions="original",
+        documents=documents, tokens=None, device="cpu", engine="scan", prefill="stepwise", positions="original",
         progress=Silent(), shared=shared, **settings,
     )  # fmt: skip
-    rows = list(Perplexity().rows(job))
+
+
+def stories(policy: mb.Policy, k: int | None, shared: dict) -> float:
+    """Its token perplexity."""
+    rows = list(Perplexity().rows(stories_job(policy, k, shared)))
     return math.exp(sum(row.total or 0 for row in rows) / sum(row.count for row in rows))
 
 

@@ -82,9 +82,10 @@ def _run(args: list[str]) -> int:
     if set(flags) - {"-m", "--multirun"} or any(o.startswith(("hydra/launcher=", "hydra/sweeper=")) for o in overrides):
         return _hydra(args)
     from msrnn_bench import grid
+    from msrnn_bench.compose import is_sweep
 
     if not multirun:
-        swept = [o for o in overrides if grid.is_sweep(o)]
+        swept = [o for o in overrides if is_sweep(o)]
         if swept:
             raise UsageError(f"{swept[0]} has several values: add -m to measure every combination")
     return grid.run(overrides, experiment_grid=False, single=not multirun)
@@ -108,8 +109,23 @@ def _hydra(args: list[str]) -> int:
     """Hand over to hydra.main: --cfg, --info, completion, launchers. Flags first, else overrides after one are lost."""
     from msrnn_bench import hydra_app
 
-    with_value = {"--cfg", "-c", "--package", "-p", "--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd", "--info", "-i"}
-    flags, overrides, wants_value = [], [], False
+    with_value = {
+        "--cfg",
+        "-c",
+        "--package",
+        "-p",
+        "--config-name",
+        "-cn",
+        "--config-path",
+        "-cp",
+        "--config-dir",
+        "-cd",
+        "--info",
+        "-i",
+    }
+    flags: list[str] = []
+    overrides: list[str] = []
+    wants_value = False
     for arg in args:
         wants_value_now, wants_value = wants_value, arg in with_value
         (flags if arg.startswith("-") or wants_value_now else overrides).append(arg)

@@ -80,6 +80,12 @@ def _hydra() -> Iterator[None]:
         yield
 
 
+def is_sweep(override: str) -> bool:
+    """Whether an override has several values."""
+    with _hydra():
+        return bool(_parse([override])[0].is_sweep_override())
+
+
 def _parse(overrides: list[str]) -> list[Any]:
     try:
         return OverridesParser.create().parse_overrides(overrides)

@@ -86,8 +86,7 @@ class Dataset(ABC):
             "documents": len(read),
             "characters": sum(len(document.text) for document in read),
             "listed": [
-                {"name": d.name, "characters": len(d.text), "sha256": d.sha256, "encoding": d.encoding}
-                for d in read[:LISTED]
+                {"name": d.name, "characters": len(d.text), "sha256": d.sha256, "encoding": d.encoding} for d in read[:LISTED]
             ],
         }
 

@@ -18,14 +18,19 @@ def main() -> int:
     versions, machine = _versions(), _machine()
     print("versions  " + ", ".join(f"{name} {versions[name] or 'MISSING'}" for name in ("python", *PACKAGES)))
     print(f"machine   {machine['processor'] or machine['system']}, {machine['cores']} cores, CUDA: {machine['cuda'] or 'none'}")
-    print(f"threads   torch {machine['threads']}" + "".join(f", {k}={os.environ[k]}" for k in ("OMP_NUM_THREADS",) if k in os.environ))
+    print(
+        f"threads   torch {machine['threads']}"
+        + "".join(f", {k}={os.environ[k]}" for k in ("OMP_NUM_THREADS",) if k in os.environ)
+    )
     print(f"bfloat16  {_bfloat16()}")
-    print(f"kernels   {'compiled (numba) on the CPU' if find_spec('numba') else 'numba is MISSING: pip install numba'}; torch on other devices")
+    kernels = "compiled (numba) on the CPU" if find_spec("numba") else "numba is MISSING: pip install numba"
+    print(f"kernels   {kernels}; torch on other devices")
     print(f"model     {_default_model()}")
     print(f"datasets  offline: pysource, pydocs, text (your files); from the hub: {_hub()}")
     worst, seconds, tokens = _self_check()
     fine = worst < 1e-9
-    print(f"check     scan = recurrence: {tokens} steps, largest difference {worst:.1e}, {seconds:.1f} s: {'ok' if fine else 'FAILED'}")
+    verdict = "ok" if fine else "FAILED"
+    print(f"check     scan = recurrence: {tokens} steps, largest difference {worst:.1e}, {seconds:.1f} s: {verdict}")
     return 0 if fine else 1
 
 
@@ -33,7 +38,11 @@ def _bfloat16() -> str:
     flags = Path("/proc/cpuinfo")
     text = flags.read_text(encoding="utf-8", errors="replace") if flags.is_file() else ""
     found = [name for name in ("amx_bf16", "avx512_bf16") if name in text]
-    return f"the processor has {', '.join(found)}: dtype=bfloat16 is faster" if found else "no instructions for it: dtype=float32 is faster"
+    return (
+        f"the processor has {', '.join(found)}: dtype=bfloat16 is faster"
+        if found
+        else "no instructions for it: dtype=float32 is faster"
+    )
 
 
 def _default_model() -> str:

@@ -1,21 +1,21 @@
-"""Many cells in one process: all checked first, finished ones skipped, the model loaded once. Measures nothing itself."""
+"""Many cells: all checked first, finished ones skipped, the model loaded once a process. Measures nothing itself."""
 
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-from msrnn_bench.compose import _hydra, _parse, compose_grid, compose_one
+from msrnn_bench.compose import compose_grid, compose_one
 from msrnn_bench.errors import UsageError
 from msrnn_bench.progress import CellProgress
+from msrnn_bench.results import claim
 from msrnn_bench.run import Prepared, execute, prepare
 
-
-def is_sweep(override: str) -> bool:
-    """Whether an override has several values."""
-    with _hydra():
-        return bool(_parse([override])[0].is_sweep_override())
+WORKER = "MSRNN_BENCH_WORKER"  # set in the processes of `workers`: they measure, the first one does the rest
 
 
 def run(overrides: list[str], *, experiment_grid: bool, single: bool) -> int:
@@ -26,31 +26,64 @@ def run(overrides: list[str], *, experiment_grid: bool, single: bool) -> int:
     cells = _distinct([prepare(config, point, progress, shared) for point, config in points])
     progress.cells = len(cells)
     todo = [cell for cell in cells if not cell.done]
-    if not single:
-        print(f"{len(cells)} cells, {len(cells) - len(todo)} finished already")
+    if single:
+        _measure(cells, progress, stop_at_failure=True)
+        _show(cells[0], skipped=not todo)
+        return 0
+    worker = WORKER in os.environ
+    if not worker:
+        print(f"{len(cells)} cells, {len(cells) - len(todo)} finished already", flush=True)
+    workers = 1 if worker else min(points[0][1].workers, len(todo))
+    failed = _spawn(cells, workers) if workers > 1 else _measure(cells, progress, stop_at_failure=False)
+    if not worker:
+        _close(cells, failed)
+    return 1 if failed else 0
+
+
+def _measure(cells: list[Prepared], progress: CellProgress, *, stop_at_failure: bool) -> list[Prepared]:
+    """Measure what is not finished and no other process is at; returns what failed."""
     failed = []
     with progress:
         for number, cell in enumerate(cells, start=1):
             if cell.done:
                 continue
-            progress.cell(number, cell.cell.label)
-            try:
-                execute(cell)
-            except (UsageError, KeyboardInterrupt):
-                raise
-            except Exception as error:
-                if single:
+            with claim(cell.cell) as ours:
+                if not ours or cell.done:
+                    if ours or not stop_at_failure:
+                        continue
+                    raise UsageError(f"{cell.cell.label} is being measured by another process; wait for it")
+                progress.cell(number, cell.cell.label)
+                try:
+                    execute(cell)
+                except (UsageError, KeyboardInterrupt):
                     raise
-                failed.append(cell)
-                progress.end(f"failed ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
-                gc.collect()
-                continue
-            progress.end("done")
-    if single:
-        _show(cells[0], skipped=not todo)
-    else:
-        _close(cells, failed)
-    return 1 if failed else 0
+                except Exception as error:
+                    if stop_at_failure:
+                        raise
+                    failed.append(cell)
+                    progress.end(f"failed ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
+                    gc.collect()
+                    continue
+                cell.force = False
+                progress.end("done")
+    return failed
+
+
+def _spawn(cells: list[Prepared], workers: int) -> list[Prepared]:
+    """The same command in `workers` processes that share the cores; each takes what no other is at."""
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    env = {**os.environ, WORKER: "1", "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    command = [sys.executable, "-m", "msrnn_bench.cli", *sys.argv[1:]]
+    running = [subprocess.Popen(command, env=env) for _ in range(workers)]
+    try:
+        codes = [process.wait() for process in running]
+    except BaseException:
+        for process in running:
+            process.terminate()
+        raise
+    if any(code not in (0, 1) for code in codes):
+        raise RuntimeError(f"a worker ended with code {max(codes, key=abs)}; the same command goes on from here")
+    return [cell for cell in cells if not cell.done]
 
 
 def _distinct(cells: list[Prepared]) -> list[Prepared]:

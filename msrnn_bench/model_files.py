@@ -293,9 +293,7 @@ def hub_folder(repo: str, revision: str, *, weights: bool, code: bool) -> Path:
     wanted += ["*.safetensors", "model.safetensors.index.json"] if weights else []
     wanted += ["*.py"] if code else []
     with _hub_errors(repo, revision):
-        folder = Path(
-            snapshot_download(repo, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*", "consolidated*"])
-        )
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*", "consolidated*"]))
     if folder.name != commit:
         raise MachineError(f"{repo} moved from {commit} to {folder.name} while it was read: run again")
     if weights:

@@ -4,7 +4,9 @@ Knows the schema and the files, not what was measured, how rows become a perplex
 Pandas and pandera are imported where needed: skipping finished cells stays fast.
 """
 
+import contextlib
 import csv
+import fcntl
 import hashlib
 import io
 import json
@@ -13,7 +15,7 @@ import math
 import secrets
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -131,6 +133,27 @@ class Cell:
 def finished(cell: Cell) -> bool:
     """Whether the cell needs no work: its manifest says ok and its rows are there."""
     return (_read_manifest(cell.manifest) or {}).get("status") == "ok" and cell.csv.is_file()
+
+
+@contextlib.contextmanager
+def claim(cell: Cell) -> Iterator[bool]:
+    """Whether this process may measure the cell: of several, one. The claim ends with the process, however it ends."""
+    path = cell.csv.with_name(f".{cell.id}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise MachineError(f"cannot write {path} ({error.strerror}): choose another results_dir") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def write(cell: Cell, rows: Iterable[Row], manifest: Mapping[str, Any]) -> None:

@@ -148,7 +148,10 @@ def identity(policy: Policy, knobs: dict[str, Any]) -> dict[str, Any]:
         source = Path(inspect.getfile(kind)).read_bytes()
         known |= {"source": hashlib.sha256(source).hexdigest(), "class": kind.__qualname__}
     settings = {k: v for k, v in vars(policy).items() if k not in knobs}
-    return {**known, "settings": {k: v if isinstance(v, int | float | str | bool | None) else repr(v) for k, v in settings.items()}}
+    return {
+        **known,
+        "settings": {k: v if isinstance(v, int | float | str | bool | None) else repr(v) for k, v in settings.items()},
+    }
 
 
 def _build(config: DictConfig, group: str) -> Any:
@@ -176,7 +179,7 @@ def _check_keys(made: Callable[..., Any], given: dict[str, Any], group: str) -> 
 def _check_values(config: DictConfig) -> None:
     """Types and ranges of the top-level settings."""
     try:
-        for key in ("cache", "seed", "context", "documents", "tokens"):
+        for key in ("cache", "workers", "seed", "context", "documents", "tokens"):
             value, least = config[key], 0 if key == "seed" else 1
             if value is None and key in ("context", "documents", "tokens"):
                 continue
@@ -210,7 +213,9 @@ def _context(wanted: int | None, model: Any) -> int:
             more = "; model.extrapolate=true goes beyond" if is_rotary(config) else ""
             raise UsageError(f"context={wanted} is more than the {limit} positions of {model.name}: take {limit} or less{more}")
         if not is_rotary(config):
-            raise UsageError(f"{model.name} has a table of {limit} positions, it cannot extrapolate: take context={limit} or less")
+            raise UsageError(
+                f"{model.name} has a table of {limit} positions, it cannot extrapolate: take context={limit} or less"
+            )
     return wanted
 
 
@@ -253,7 +258,13 @@ def _machine() -> dict[str, Any]:
     import torch
 
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "cuda": cuda}
+    return {
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": cuda,
+    }
 
 
 def _processor() -> str:

@@ -72,7 +72,9 @@ def test_golden_tova(golden, engine):
 
 
 @pytest.mark.parametrize("engine", ["scan", "recurrence"])
-@pytest.mark.parametrize(("name", "make"), [("h2o", lambda a, b: mb.H2O(recent=b)), ("streaming_llm", lambda a, b: mb.Window(first=a))])
+@pytest.mark.parametrize(
+    ("name", "make"), [("h2o", lambda a, b: mb.H2O(recent=b)), ("streaming_llm", lambda a, b: mb.Window(first=a))]
+)
 def test_golden_kept_sets(name, make, engine):
     """H2O's and StreamingLLM's own cache classes: who is kept after every step, and the outputs, in float64."""
     data = np.load(shared(f"golden/{name}_attention_seed0.npz"))
@@ -106,9 +108,12 @@ def test_padded_batch_rows_are_the_rows_alone(name):
         with mb.bounded(model, policies()[policy], 12) as states:
             together = model(ids, attention_mask=mask).logits
             assert states.current.get_seq_length() == 60
+            head = model(ids[:, :30], attention_mask=mask[:, :30])
+            tail = model(ids[:, 30:], past_key_values=head.past_key_values).logits  # no mask: positions go on by row
             alone = [model(ids[row : row + 1, mask[row].bool()]).logits[0] for row in range(3)]
         for row in range(3):
             torch.testing.assert_close(together[row, mask[row].bool()], alone[row], atol=1e-8, rtol=0)
+            torch.testing.assert_close(tail[row], alone[row][-30:], atol=1e-8, rtol=0)
 
 
 @pytest.mark.parametrize("policy", evicting())
@@ -186,8 +191,6 @@ def test_one_state_size_per_layer():
     assert [max(layer.largest) for layer in states.layers] == [8, 20]
 
 
-
-
 @pytest.mark.parametrize(
     ("message", "call"),
     [
@@ -216,11 +219,14 @@ def filled(model):
 
 def test_options_are_checked():
     model = tiny("llama-gqa")
-    for message, options in {
-        "choose one of scan": {"engine": "fast"}, "stepwise or oneshot": {"prefill": "chunked"}, "before rotation": {"positions": "compressed"},
-    }.items():  # fmt: skip
+    wrong = {
+        "choose one of scan": ("engine", "fast"),
+        "stepwise or": ("prefill", "chunked"),
+        "rotation": ("positions", "compressed"),
+    }
+    for message, (option, value) in wrong.items():
         with pytest.raises(mb.UsageError, match=message):
-            mb.bounded(model, mb.Tova(), 8, **options)
+            mb.bounded(model, mb.Tova(), 8, **{option: value})
     with pytest.raises(mb.UsageError, match="state_size is missing"):
         mb.bounded(model, mb.Tova())
     with pytest.raises(mb.UsageError, match="3 numbers for a model of 2 layers"):

@@ -99,9 +99,7 @@ def test_a_figure_is_drawn_by_name():
 
 
 def test_figures_import_no_torch():
-    code = (
-        "import sys, msrnn_bench.figures.perplexity; print([m for m in ('torch', 'transformers') if m in sys.modules])"
-    )
+    code = "import sys, msrnn_bench.figures.perplexity; print([m for m in ('torch', 'transformers') if m in sys.modules])"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

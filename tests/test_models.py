@@ -155,9 +155,7 @@ def test_every_choice_lists_every_field(path: Path) -> None:
     settings = OmegaConf.load(path)
     model = instantiate(settings)
     assert isinstance(model, models.Model)
-    assert {key for key in settings if not str(key).startswith("_")} == {
-        field.name for field in dataclasses.fields(model)
-    }
+    assert {key for key in settings if not str(key).startswith("_")} == {field.name for field in dataclasses.fields(model)}
     assert model.name == path.stem or settings.name is None
     assert type(model.architecture) in (dict, type(None)), "a DictConfig is no plain JSON"
     if isinstance(model, HubModel):

@@ -34,9 +34,7 @@ BASE = Row(
     total=10.0, count=31, evictions=24, first_eviction=8, max_states=8, seconds=0.5, tokens_per_second=64.0,
     peak_bytes=1, state_bytes=2,
 )  # fmt: skip
-FULL = replace(
-    BASE, policy="full", memory=None, first=None, recent=None, per=None, cache=None, evictions=0, first_eviction=None
-)
+FULL = replace(BASE, policy="full", memory=None, first=None, recent=None, per=None, cache=None, evictions=0, first_eviction=None)
 
 
 def put(folder: Path, name: str, rows: list[Row]) -> Cell:
@@ -242,9 +240,7 @@ def test_interval_agrees_with_the_normal_theory(tmp_path: Path):
 def test_summary_does_not_depend_on_the_order_of_rows_or_of_cells(tmp_path: Path):
     documents = {f"d{i}": (float(i * i), 10 + i) for i in range(1, 9)}
     for folder, step in (("one", 1), ("two", -1)):
-        for name, template in [("full", FULL), ("tova", BASE), ("h2o", replace(BASE, policy="h2o", memory=1.0))][
-            ::step
-        ]:
+        for name, template in [("full", FULL), ("tova", BASE), ("h2o", replace(BASE, policy="h2o", memory=1.0))][::step]:
             put(tmp_path / folder, name, sums(template, **dict(list(documents.items())[::step])))
         collect(tmp_path / folder)
     assert (tmp_path / "one" / "summary.csv").read_text() == (tmp_path / "two" / "summary.csv").read_text()

@@ -137,7 +137,7 @@ def _mark(ax: Axes, panel: Panel, top: float, rows: dict[str, Look], width: floa
         if name not in panel.lines:
             continue
         values = panel.lines[name].set_index("cache")["value"]
-        above = {float(size): "▲" + short(value) for size, value in values[values > top].items()}
+        above = {float(str(size)): "▲" + short(value) for size, value in values[values > top].items()}
         kept = _apart(above, style.SMALL, ax, width)
         for size in above:
             _above(ax, size, row, kept.get(size, "▲"), look.color, ha="center")
@@ -174,9 +174,7 @@ def short(value: float) -> str:
     return f"{value / 1000:.0f}k" if value >= 9_999.5 else f"{value:.0f}" if value >= 99.95 else f"{value:.1f}"
 
 
-def _handles(
-    panels: list[Panel], order: list[str], looks: dict[str, Look], thick: set[str], paper: bool
-) -> list[Line2D]:
+def _handles(panels: list[Panel], order: list[str], looks: dict[str, Look], thick: set[str], paper: bool) -> list[Line2D]:
     handles = [Line2D([], [], **_line_style(looks[name], name in thick)) for name in order]
     if any(panel.topline is not None for panel in panels):
         handles.append(Line2D([], [], **_line_style(looks["full"], thick=False)))
@@ -212,9 +210,7 @@ def _caption(panels: list[Panel], marked: bool, note: str | None) -> list[str]:
     fewest, most = min(panel.documents[0] for panel in panels), max(panel.documents[1] for panel in panels)
     number = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
     documents = f"{number} document{'s' * (most > 1)}"
-    sentences = [
-        f"{settings['context']} tokens per chunk, {documents}, {settings['dtype']}, {settings['weights']} weights."
-    ]
+    sentences = [f"{settings['context']} tokens per chunk, {documents}, {settings['dtype']}, {settings['weights']} weights."]
     if any(len(set(panel.documents)) > 1 for panel in panels):
         sentences.append("Not all lines are over the same documents.")
     if any(panel.banded for panel in panels):

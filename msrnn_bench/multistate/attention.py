@@ -159,11 +159,10 @@ class Session:
                 f"the model's own sliding window of {window} tokens would bind at {seen + new} tokens; "
                 f"stay within {window} tokens (set context={window} or less)"
             )
-        mask = call.get("attention_mask")
-        states.begin(batch, new, _real_tokens(mask, seen, new))
+        states.begin(batch, new, _real_tokens(call.get("attention_mask"), seen, new))
         _check_positions(call.get("position_ids"), states.padding)
-        if states.padding is not None and call.get("position_ids") is None and "position_ids" in self._signature.parameters:
-            call["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, seen:]
+        if call.get("position_ids") is None and "position_ids" in self._signature.parameters:
+            call["position_ids"] = states.true_positions(inputs.device)
         self.current = states
         return (), {**call, "past_key_values": states, "use_cache": True}
 
@@ -229,7 +228,9 @@ def _attend(
         raise UsageError("this model hands its attention a mask of its own, which a bounded state cannot honour")
     for name in ("softcap", "s_aux", "position_bias", "head_mask"):
         if kwargs.get(name) is not None:
-            raise UsageError(f"this model's attention uses {name}, which bounded() does not compute; it would be measured wrongly")
+            raise UsageError(
+                f"this model's attention uses {name}, which bounded() does not compute; it would be measured wrongly"
+            )
     if dropout:
         raise UsageError("the model is in training mode; call model.eval() first")
     if key.shape != value.shape:

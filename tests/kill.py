@@ -1,0 +1,65 @@
+"""Kill a sweep with SIGKILL at random moments, go on, and compare with one that nothing disturbed.
+
+    python tests/kill.py [KILLS]     # 10 unless told
+
+Both sweeps measure a tiny model; their tidy.csv must be equal but for timings and memory. The test suite runs it with
+two kills.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+
+TIMINGS = ["seconds", "tokens_per_second", "peak_bytes"]
+SWEEP = [
+    "sweep", "experiment=smoke", "model.architecture.n_layer=2", "model.architecture.n_head=2", "model.architecture.n_embd=32",
+    "model.architecture.vocab_size=300", "context=128", "tokens=128", "documents=8", "cache=8,16,32,48",
+]  # fmt: skip
+
+
+def start(folder: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "msrnn_bench.cli", *SWEEP, f"results_dir={folder}"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def finish(folder: Path) -> pd.DataFrame:
+    assert start(folder).wait() == 0
+    return pd.read_csv(folder / "tidy.csv")
+
+
+def compare(root: Path, kills: int, seed: int = 0) -> str:
+    """Run both sweeps below `root`; returns what happened, raises AssertionError where the tables differ."""
+    calm = finish(root / "calm")
+    chance, done, folder = random.Random(seed), [], root / "killed"
+    while len(done) < kills:
+        process = start(folder)
+        # Wait until it measures: before that there is nothing to damage.
+        before, begin = _traces(folder), time.monotonic()
+        while process.poll() is None and _traces(folder) == before and time.monotonic() - begin < 60:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.8))
+        if process.poll() is not None:
+            break  # it finished first: nothing is left to kill
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        done.append(len(list((folder / "cells").glob("*.csv"))))
+    killed = finish(folder)
+    pd.testing.assert_frame_equal(killed.drop(columns=TIMINGS), calm.drop(columns=TIMINGS))
+    left = [p.name for p in (folder / "cells").iterdir() if p.name.startswith(".")]
+    return f"{len(done)} kills with {done} cells on disk; {len(calm)} rows equal, timings aside; leftovers: {left or 'none'}"
+
+
+def _traces(folder: Path) -> set[str]:
+    return {p.name for p in (folder / "cells").iterdir()} if (folder / "cells").exists() else set()
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        print(compare(Path(temporary), int(sys.argv[1]) if sys.argv[1:] else 10))
