@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ def run(overrides: list[str], *, experiment_grid: bool, single: bool) -> int:
 def _measure(cells: list[Prepared], progress: CellProgress, *, stop_at_failure: bool) -> list[Prepared]:
     """Measure what is not finished and no other process is at; returns what failed."""
     failed = []
+    progress.remaining = lambda: sum(not cell.done for cell in cells)
+    progress.at_first = (time.monotonic(), progress.remaining())
     with progress:
         for number, cell in enumerate(cells, start=1):
             if cell.done:

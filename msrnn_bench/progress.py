@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
@@ -26,7 +27,8 @@ class CellProgress:
         self.one: TaskID | None = None
         self.begin = self.spoken = time.monotonic()
         self.tokens = self.total = 0
-        self.done_seconds: list[float] = []
+        self.remaining: Callable[[], int] = lambda: self.cells - self.number  # grid.py knows of other processes' cells
+        self.at_first = (time.monotonic(), cells)
 
     def __enter__(self) -> CellProgress:
         self.bars.start()
@@ -64,20 +66,23 @@ class CellProgress:
 
     def end(self, outcome: str) -> None:
         """The cell is over; `outcome` is what to say of it."""
-        self.done_seconds.append(time.monotonic() - self.begin)
+        spent = time.monotonic() - self.begin
         if self.one is not None:
             self.bars.remove_task(self.one)
         if self.all is not None:
             self.bars.update(self.all, completed=self.number)
-        rate = f", {self.tokens / max(self.done_seconds[-1], 1e-9):,.0f} tokens/s" if self.tokens else ""
+        rate = f", {self.tokens / max(spent, 1e-9):,.0f} tokens/s" if self.tokens else ""
         self._say(f"{outcome}{rate}{self._left()}", always=True)
 
     def _left(self) -> str:
-        remaining = self.cells - self.number
-        if self.cells < 2 or not remaining or self.console.is_terminal:
+        """How long the rest will take at the pace so far, other workers' cells counted."""
+        if self.cells < 2 or self.console.is_terminal:
             return ""
-        seconds = remaining * sum(self.done_seconds) / len(self.done_seconds)
-        return f"; {remaining} cells, about {seconds / 60:.0f} min left" if seconds > 90 else f"; {remaining} cells left"
+        begin, cells = self.at_first
+        left = self.remaining()
+        seconds = (time.monotonic() - begin) * left / max(1, cells - left)
+        about = f", about {seconds / 60:.0f} min" if seconds > 90 else ""
+        return f"; {left} cells left{about}" if left else ""
 
     def _say(self, text: str, always: bool = False) -> None:
         self.spoken = time.monotonic()

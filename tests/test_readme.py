@@ -1,0 +1,39 @@
+"""README's code is run, its tree is true."""
+
+import re
+from pathlib import Path
+
+import torch
+from conftest import ROOT, tiny
+
+README = (ROOT / "README.md").read_text()
+
+
+def blocks():
+    return re.findall(r"```python\n(.*?)```", README, flags=re.S)
+
+
+def test_the_python_example_runs(capsys):
+    (code,) = [b for b in blocks() if "mb.bounded" in b]
+    assert len(code.strip().splitlines()) <= 15
+    model = tiny("llama-gqa", torch.float32)
+    exec(code, {"model": model, "input_ids": torch.randint(3, 96, (1, 60))})
+    assert "tensor" in capsys.readouterr().out
+
+
+def test_the_policy_example_is_the_tested_one():
+    (code,) = [b for b in blocks() if "class Loudest" in b]
+    namespace: dict = {}
+    exec(code, namespace)
+    kept = (ROOT / "docs/examples/my_policy.py").read_text()
+    assert "attention.amax(dim=1, keepdim=True) + self.fade * previous" in code
+    assert "attention.amax(dim=1, keepdim=True) + self.fade * previous" in kept
+
+
+def test_the_tree_names_every_file():
+    tree = README[README.index("## The tree") : README.index("## Limits")]
+    for path in [*(ROOT / "msrnn_bench").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]:
+        if path.name != "__init__.py":
+            assert re.search(rf"\b{re.escape(path.name)}\b", tree), f"README's tree lacks {path.relative_to(ROOT)}"
+    for name in re.findall(r"^\s*([a-z_]+\.py)\b", tree, flags=re.M):
+        assert list(Path(ROOT).glob(f"*/**/{name}")), f"README's tree has {name}, which does not exist"
