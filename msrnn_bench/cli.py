@@ -15,7 +15,7 @@ msrnn-bench: transformers as bounded multi-state RNNs (arXiv 2401.06104), measur
   msrnn-bench run policy=tova cache=512             measure a model under a policy and a state size
   msrnn-bench run -m policy=window,tova cache=64,256   every combination
   msrnn-bench sweep experiment=laptop/fig3          an experiment's own grid; run it again to go on where it stopped
-  msrnn-bench collect                               results/tidy.csv and results/summary.csv from the finished cells
+  msrnn-bench collect                               tables from the finished cells: tidy.csv, summary.csv, on the screen
   msrnn-bench plot                                  the figure from them
   msrnn-bench list                                  models, datasets, policies, tasks, experiments to choose from
   msrnn-bench doctor                                versions, devices, what works here; a 5-second self-check
@@ -79,7 +79,12 @@ def _run(args: list[str]) -> int:
     flags = [a for a in args if a.startswith("-")]
     overrides = [a for a in args if not a.startswith("-")]
     multirun = bool({"-m", "--multirun"} & set(flags))
-    if set(flags) - {"-m", "--multirun"} or any(o.startswith(("hydra/launcher=", "hydra/sweeper=")) for o in overrides):
+    if set(flags) - {"-m", "--multirun"}:
+        return _hydra(args)
+    if any(o.startswith(("hydra/launcher=", "hydra/sweeper=")) for o in overrides):
+        from msrnn_bench.compose import compose_grid
+
+        compose_grid([o for o in overrides if not o.startswith("hydra")], experiment_grid=False)  # mistakes in one line
         return _hydra(args)
     from msrnn_bench import grid
     from msrnn_bench.compose import is_sweep
@@ -137,8 +142,10 @@ def _collect(args: list[str]) -> int:
 
     folder = Path(_options("collect", args).results_dir)
     from msrnn_bench.summary import collect
+    from msrnn_bench.tabletext import markdown
 
     rows, summary = collect(folder)
+    print(markdown(summary) + "\n")
     print(f"{len(summary)} lines from {len(rows)} rows\n{folder / 'summary.csv'}\n{folder / 'tidy.csv'}")
     return 0
 

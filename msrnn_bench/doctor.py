@@ -8,19 +8,18 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from msrnn_bench.errors import UsageError
-from msrnn_bench.run import PACKAGES, _machine, _versions
+from msrnn_bench.provenance import PACKAGES, machine, versions
 
 HUB_MODELS = "models--*"
 
 
 def main() -> int:
     """Print the report; 1 when the self-check fails."""
-    versions, machine = _versions(), _machine()
-    print("versions  " + ", ".join(f"{name} {versions[name] or 'MISSING'}" for name in ("python", *PACKAGES)))
-    print(f"machine   {machine['processor'] or machine['system']}, {machine['cores']} cores, CUDA: {machine['cuda'] or 'none'}")
+    found, here = versions(), machine()
+    print("versions  " + ", ".join(f"{name} {found[name] or 'MISSING'}" for name in ("python", *PACKAGES)))
+    print(f"machine   {here['processor'] or here['system']}, {here['cores']} cores, CUDA: {here['cuda'] or 'none'}")
     print(
-        f"threads   torch {machine['threads']}"
-        + "".join(f", {k}={os.environ[k]}" for k in ("OMP_NUM_THREADS",) if k in os.environ)
+        f"threads   torch {here['threads']}" + "".join(f", {k}={os.environ[k]}" for k in ("OMP_NUM_THREADS",) if k in os.environ)
     )
     print(f"bfloat16  {_bfloat16()}")
     kernels = "compiled (numba) on the CPU" if find_spec("numba") else "numba is MISSING: pip install numba"

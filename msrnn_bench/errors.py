@@ -11,3 +11,9 @@ class MachineError(UsageError):
     """What the machine lacks: a package, a network, room, a permission. Exit code 1."""
 
     exit_code = 1
+
+
+def one_line(error: BaseException) -> str:
+    """The message of another library's error, fit for a readable line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from msrnn_bench import model_files as files
-from msrnn_bench.errors import MachineError, UsageError
+from msrnn_bench import model_hub
+from msrnn_bench.errors import MachineError, UsageError, one_line
 
 DTYPES = ("float32", "bfloat16", "float16")
 WEIGHTS = ("pretrained", "random")
@@ -198,10 +199,10 @@ class HubModel(Model):
     revision: str = "main"
 
     def identity(self) -> dict[str, Any]:
-        return {"repo": self.repo, "commit": files.hub_commit(self.repo, self.revision)}
+        return {"repo": self.repo, "commit": model_hub.hub_commit(self.repo, self.revision)}
 
     def folder(self, *, weights: bool) -> Path:
-        return files.hub_folder(self.repo, self.revision, weights=weights, code=self.trust_remote_code)
+        return model_hub.hub_folder(self.repo, self.revision, weights=weights, code=self.trust_remote_code)
 
 
 def check_supported(config: Any) -> None:
@@ -250,7 +251,7 @@ def usable_device(name: str) -> Any:
     try:
         torch.empty(1, device=place)
     except Exception as error:  # each backend has its own way to say that it is absent
-        raise MachineError(f"device={name} is not on this machine ({files.one_line(error)}): use device=cpu") from error
+        raise MachineError(f"device={name} is not on this machine ({one_line(error)}): use device=cpu") from error
     return place
 
 
@@ -298,15 +299,15 @@ def _readable(name: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise MachineError(f"{name} needs a package that is missing: {files.one_line(error)}") from error
+        raise MachineError(f"{name} needs a package that is missing: {one_line(error)}") from error
     except torch.AcceleratorError as error:
-        raise MachineError(f"{name}: the device failed ({files.one_line(error)}): use device=cpu") from error
+        raise MachineError(f"{name}: the device failed ({one_line(error)}): use device=cpu") from error
     except Exception as error:
         if files.out_of_memory(error):
             raise MachineError(
-                f"{name} does not fit into memory ({files.one_line(error)}): "
+                f"{name} does not fit into memory ({one_line(error)}): "
                 "take dtype=bfloat16, a smaller model, or model.device_map=auto"
             ) from error
         if isinstance(error, files_errors) or type(error) is Exception:  # tokenizers raises the bare class
-            raise UsageError(f"model {name} cannot be loaded ({files.one_line(error)}): check its files") from error
+            raise UsageError(f"model {name} cannot be loaded ({one_line(error)}): check its files") from error
         raise

@@ -9,15 +9,12 @@ import hashlib
 import importlib
 import inspect
 import os
-import platform
-import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +24,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from msrnn_bench import NUMERICS
 from msrnn_bench.compose import choices, config_dir
-from msrnn_bench.errors import MachineError, UsageError
+from msrnn_bench.errors import MachineError, UsageError, one_line
 from msrnn_bench.files import write_atomically
 from msrnn_bench.job import Job, Progress
 from msrnn_bench.policies import Policy
+from msrnn_bench.provenance import git, machine, versions
 from msrnn_bench.results import Cell, cell_id, check_writable, finished, write, write_failure
 
 CONTEXT = 4096  # the paper's, where neither the user nor the model's positions say otherwise
-PACKAGES = ("torch", "transformers", "tokenizers", "numba", "numpy", "datasets", "hydra-core", "gguf", "msrnn-bench")
 
 
 @dataclass
@@ -225,55 +222,9 @@ def _manifest(prepared: Prepared, begin: float) -> dict[str, Any]:
     loaded = next((v for k, v in job.shared.items() if k[0] == "model"), None)
     return {
         "config": prepared.config, "settings": prepared.settings, "dataset": job.dataset.manifest(job.documents),
-        "model": None if loaded is None else loaded.info, "versions": _versions(), "git": _git(), "machine": _machine(),
+        "model": None if loaded is None else loaded.info, "versions": versions(), "git": git(), "machine": machine(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(time.perf_counter() - begin, 3),
     }  # fmt: skip
-
-
-def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
-
-
-def _git() -> dict[str, Any] | None:
-    """Commit and cleanliness of the checkout this code runs from; None for an installed package."""
-    here = Path(__file__).resolve().parent.parent
-    if not (here / ".git").exists():
-        return None
-    run = {"cwd": here, "capture_output": True, "text": True, "check": True}
-    try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], **run).stdout.strip()  # type: ignore[call-overload]
-        dirty = subprocess.run(["git", "status", "--porcelain"], **run).stdout.strip()  # type: ignore[call-overload]
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return {"commit": commit, "clean": not dirty}
-
-
-def _machine() -> dict[str, Any]:
-    import torch
-
-    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "system": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "cuda": cuda,
-    }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
@@ -287,7 +238,7 @@ def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
 
 
 def _short(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 __all__ = ["MachineError", "Prepared", "build_policy", "execute", "prepare"]

@@ -18,7 +18,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from msrnn_bench.errors import MachineError, UsageError
+from msrnn_bench.errors import MachineError, UsageError, one_line
 
 # UTF-32 first: its little-endian mark begins with UTF-16's.
 BYTE_ORDER_MARKS = (
@@ -56,11 +56,6 @@ class Document:
 def normalise(text: str) -> str:
     """LF line ends; half a surrogate pair (JSON allows it, no tokenizer does) becomes a question mark."""
     return text.replace("\r\n", "\n").replace("\r", "\n").encode(errors="replace").decode()
-
-
-def one_line(error: BaseException) -> str:
-    """What a library said, fit for one line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 # --- files ---

@@ -15,7 +15,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from msrnn_bench import model_files, models
+from msrnn_bench import model_files, model_hub, models
 from msrnn_bench.errors import MachineError, UsageError
 from msrnn_bench.models import GgufModel, HubModel, LocalModel, PackagedGguf
 
@@ -85,7 +85,7 @@ def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
-    model_files.hub_commit.cache_clear()
+    model_hub.hub_commit.cache_clear()
     return asked
 
 

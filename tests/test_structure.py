@@ -55,15 +55,17 @@ def test_the_smoke_sweep_covers_every_policy():
 ALLOWED = {
     "errors": set(), "files": {"errors"}, "policies": {"errors"}, "job": {"datasets", "models", "policies"},
     "text": {"errors", "files"}, "chunks": {"errors", "datasets"}, "datasets": {"text", "chunks", "errors"},
-    "model_files": {"errors", "files"}, "models": {"model_files", "errors"}, "results": {"errors", "files"},
+    "model_files": {"errors", "files"}, "models": {"model_files", "model_hub", "errors"}, "model_hub": {"model_files", "errors"},
+    "results": {"errors", "files"},
     "summary": {"errors", "files", "results"}, "multistate": {"errors", "policies", "multistate"},
     "tasks": {"chunks", "datasets", "errors", "job", "models", "multistate", "policies", "results", "tasks"},
     "figures": {"errors", "files", "figures", "results", "summary"}, "plotting": {"errors", "figures", "summary"},
-    "progress": set(), "compose": {"errors"}, "listing": {"compose", "errors"},
-    "run": {"", "compose", "errors", "files", "job", "models", "policies", "results"},
+    "progress": set(), "provenance": set(),
+    "tabletext": set(), "compose": {"errors"}, "listing": {"compose", "errors"},
+    "run": {"", "compose", "errors", "files", "job", "models", "policies", "provenance", "results"},
     "grid": {"compose", "errors", "progress", "results", "run", "summary"}, "hydra_app": {"compose", "progress", "run"},
-    "doctor": {"compose", "errors", "multistate", "policies", "run"},
-    "cli": {"", "compose", "doctor", "errors", "grid", "hydra_app", "listing", "model_files", "plotting", "summary"},
+    "doctor": {"compose", "errors", "multistate", "policies", "provenance", "run"},
+    "cli": {"", "compose", "doctor", "errors", "grid", "hydra_app", "listing", "model_files", "plotting", "summary", "tabletext"},
     "__init__": {"errors", "multistate", "policies"},
 }  # fmt: skip
 
