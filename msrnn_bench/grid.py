@@ -12,11 +12,9 @@ from typing import Any
 
 from msrnn_bench.compose import compose_grid, compose_one
 from msrnn_bench.errors import UsageError
-from msrnn_bench.progress import CellProgress
+from msrnn_bench.progress import WORKER, CellProgress
 from msrnn_bench.results import claim
 from msrnn_bench.run import Prepared, execute, prepare
-
-WORKER = "MSRNN_BENCH_WORKER"  # set in the processes of `workers`: they measure, the first one does the rest
 
 
 def run(overrides: list[str], *, experiment_grid: bool, single: bool) -> int:

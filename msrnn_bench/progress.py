@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+WORKER = "MSRNN_BENCH_WORKER"  # set in the processes of `workers`, which share one terminal: lines, no bars
 EVERY = 15.0  # seconds between lines where there is no terminal
 
 
@@ -19,9 +21,10 @@ class CellProgress:
     def __init__(self, cells: int) -> None:
         self.cells, self.number, self.label = cells, 0, ""
         self.console = Console(stderr=True)
+        self.live = self.console.is_terminal and WORKER not in os.environ
         self.bars = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal,
+            TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, disable=not self.live,
         )  # fmt: skip
         self.all: TaskID | None = None
         self.one: TaskID | None = None
@@ -76,7 +79,7 @@ class CellProgress:
 
     def _left(self) -> str:
         """How long the rest will take at the pace so far, other workers' cells counted."""
-        if self.cells < 2 or self.console.is_terminal:
+        if self.cells < 2 or self.live:
             return ""
         begin, cells = self.at_first
         left = self.remaining()
@@ -86,10 +89,10 @@ class CellProgress:
 
     def _say(self, text: str, always: bool = False) -> None:
         self.spoken = time.monotonic()
-        if always or not self.console.is_terminal:
+        if always or not self.live:
             where = f"[{self.number}/{self.cells}] " if self.cells > 1 else ""
             line = f"{where}{self.label}: {text}"
-            if self.console.is_terminal:
+            if self.live:
                 self.console.print(line, markup=False, highlight=False)
             else:
                 print(line, file=sys.stderr, flush=True)
