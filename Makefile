@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml requirements/constraints.txt requirements/default-model
 	@touch $(STAMP)
 
 demo: setup ## set up, measure the default model, sweep a little, draw the figure
-	$(RUN) run policy=tova cache=512 results_dir=results/demo
+	$(RUN) run policy=tova cache=512
 	$(RUN) sweep experiment=demo workers=$(WORKERS)
 	$(RUN) plot results_dir=results/demo
 	@echo; echo "table:  results/demo/summary.csv"; echo "figure: results/demo/perplexity.png"
