@@ -1,5 +1,6 @@
 """The command line as a user meets it: cells, skipping, identity, and every mistake as one readable line."""
 
+import copy
 import json
 import os
 import subprocess
@@ -71,7 +72,7 @@ def test_a_sweep_measures_the_topline_once_and_skips(here, capsys):
 
 def test_identity_is_content(here):
     """A path, a device or a copy is the same measurement; an edited text, weight or setting is another."""
-    model = tiny("llama-gqa").float()
+    model = copy.deepcopy(tiny("llama-gqa")).float()
     model.save_pretrained("model")
     base = ["run", "model=local", "dataset=text", "context=64", "tokens=64", "documents=2", "cache=8"]
     tokens = {"model.path": "model", "dataset.path": "a.txt"}
