@@ -91,7 +91,7 @@ def smollm2(dtype: str = "float32", tokens: int = 4096) -> None:
         ("window4 k=2048", mb.Window(first=4), 2048, 1.10),
     ]
     long: list[tuple[str, mb.Policy, int, float | None]] = [("tova k=512", mb.Tova(), 512, 0.65)]
-    aimed, rounds = dtype == "float32", 3 if dtype == "float32" else 2
+    aimed, rounds = dtype == "float32", 3 if dtype == "float32" and tokens == 4096 else 2
     some = long if tokens > 4096 else cases
     ratios(f"SmolLM2, {dtype}", model, tokens, [(*case[:3], case[3] if aimed else None) for case in some], rounds)
 
