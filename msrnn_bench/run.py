@@ -61,7 +61,7 @@ def prepare(config: DictConfig, overrides: list[str], progress: Progress, shared
     """Check a configuration and give its cell an id. UsageError or MachineError say what does not fit."""
     _check_values(config)
     policy = build_policy(config.policy, overrides)
-    model, dataset, task = (_build(config[group], group) for group in ("model", "dataset", "task"))
+    model, dataset, task = (_once(shared, config[group], group) for group in ("model", "dataset", "task"))
     cache = None if policy.name == "full" else config.cache
     rule = policy.rule(config.cache)
     context = _context(config.context, model)
@@ -149,6 +149,14 @@ def identity(policy: Policy, knobs: dict[str, Any]) -> dict[str, Any]:
         **known,
         "settings": {k: v if isinstance(v, int | float | str | bool | None) else repr(v) for k, v in settings.items()},
     }
+
+
+def _once(shared: dict[Any, Any], config: DictConfig, group: str) -> Any:
+    """`_build`, once for all cells with the same settings: they are frozen, and a grid has few of them."""
+    key = ("built", group, OmegaConf.to_yaml(config))
+    if key not in shared:
+        shared[key] = _build(config, group)
+    return shared[key]
 
 
 def _build(config: DictConfig, group: str) -> Any:
