@@ -6,6 +6,7 @@ all of it is checked before the first cell runs.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import itertools
 import re
@@ -71,7 +72,19 @@ def compose_grid(overrides: list[str], *, experiment_grid: bool) -> list[tuple[l
             for o in given
         ]  # fmt: skip
         points = [list(point) for point in itertools.product(*axes)]
-        return [(point, _compose(point)[0]) for point in points]
+        made: dict[tuple[str, ...], DictConfig] = {}
+        return [(point, _at_size(point, made)) for point in points]
+
+
+def _at_size(point: list[str], made: dict[tuple[str, ...], DictConfig]) -> DictConfig:
+    """The point's configuration; those that differ in `cache` alone are composed once, for composing is slow."""
+    rest = tuple(o for o in point if not o.startswith("cache="))
+    if rest not in made:
+        made[rest] = _compose(list(rest))[0]
+    config = copy.deepcopy(made[rest])
+    for override in _parse([o for o in point if o.startswith("cache=")]):
+        config.cache = override.value()
+    return config
 
 
 @contextmanager
