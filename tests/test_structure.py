@@ -2,7 +2,6 @@
 
 import ast
 import math
-from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -106,8 +105,3 @@ def test_the_configuration_ships():
     text = (ROOT / "pyproject.toml").read_text()
     assert 'conf = "msrnn_bench/conf"' in text and '"/conf"' in text
     assert (config_dir() / "config.yaml").is_file()
-
-
-def test_no_machine_path_in_the_tree():
-    for path in Path(PACKAGE).rglob("*.py"):
-        assert "/work/" not in path.read_text()
