@@ -70,8 +70,10 @@ class Perplexity:
         """Refuse, before anything is loaded, what this task cannot do."""
         if job.prefill != "stepwise":
             raise UsageError(f"prefill={job.prefill} reads a prompt at once; perplexity is stepwise by definition")
-        if self.agreement and isinstance(job.policy, Full):
-            raise UsageError("task.agreement compares with the full model; leave it off for policy=full")
+        if self.agreement and isinstance(job.policy, Full | Baseline):
+            raise UsageError(
+                f"task.agreement compares a bounded state with the full model; leave it off for policy={job.policy.name}"
+            )
 
     def rows(self, job: Job) -> Iterator[Row]:
         """Rows of all documents, in order."""
@@ -96,7 +98,7 @@ class Perplexity:
         begin = time.perf_counter()
         if isinstance(job.policy, Baseline):
             assert job.cache is not None
-            values = _baseline(loaded.model, ids, job.cache, self.agreement)
+            values = _baseline(loaded.model, ids, job.cache)
             return Measured(values, time.perf_counter() - begin, max_states=min(job.cache, job.context))
         document = zlib.crc32(piece.document.encode()) + piece.index
         options: dict[str, Any] = {"engine": job.engine, "positions": job.positions, "documents": [document]}
@@ -187,12 +189,10 @@ def _wide(logits: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _baseline(model: Any, ids: Tensor, size: int, agreement: bool) -> dict[str, np.ndarray]:
+def _baseline(model: Any, ids: Tensor, size: int) -> dict[str, np.ndarray]:
     """Independent inputs jk..jk+k-1 predict targets jk+1..jk+k: the same targets as every other policy."""
     total = ids.shape[1]
     values: list[Tensor] = []
-    if agreement:
-        raise UsageError("task.agreement needs a policy that reads the whole chunk; leave it off for policy=baseline")
     whole = (total - 1) // size
     rows = max(1, 4096 // size)  # rows of a batch: as many tokens as a chunk of the paper
     batches = [ids[0, : whole * size].view(whole, size)[i : i + rows] for i in range(0, whole, rows)]
