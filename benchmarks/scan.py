@@ -20,7 +20,7 @@ import torch
 
 import msrnn_bench as mb
 from msrnn_bench.compose import compose_one
-from msrnn_bench.run import _build
+from msrnn_bench.run import build
 
 missed: list[str] = []
 
@@ -70,7 +70,7 @@ def ratios(title: str, model, tokens: int, cases: list[tuple[str, mb.Policy, int
 
 def gpt2() -> None:
     model = (
-        _build(compose_one(["model=gpt2", "model.weights=random"]).model, "model")
+        build(compose_one(["model=gpt2", "model.weights=random"]).model, "model")
         .load(dtype="float32", device="cpu", seed=0)
         .model
     )
@@ -82,7 +82,7 @@ def gpt2() -> None:
 
 
 def smollm2(dtype: str = "float32", tokens: int = 4096) -> None:
-    model = _build(compose_one(["model=smollm2"]).model, "model").load(dtype=dtype, device="cpu", seed=0).model
+    model = build(compose_one(["model=smollm2"]).model, "model").load(dtype=dtype, device="cpu", seed=0).model
     cases: list[tuple[str, mb.Policy, int, float | None]] = [
         ("tova k=512", mb.Tova(), 512, 0.80),
         ("window4 k=512", mb.Window(first=4), 512, 0.80),
@@ -108,7 +108,7 @@ def bfloat16() -> None:
 @torch.no_grad()
 def recurrence() -> None:
     """How much faster the scan is than the definition; SmolLM2's shape, every token through every layer."""
-    model = _build(compose_one(["model=smollm2"]).model, "model").load(dtype="float32", device="cpu", seed=0).model
+    model = build(compose_one(["model=smollm2"]).model, "model").load(dtype="float32", device="cpu", seed=0).model
     ids = torch.randint(0, model.config.vocab_size, (1, 1024), generator=torch.Generator().manual_seed(0))
 
     def token_by_token() -> None:

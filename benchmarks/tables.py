@@ -18,8 +18,8 @@ from msrnn_bench.compose import compose_one
 from msrnn_bench.datasets import Text
 from msrnn_bench.job import Job
 from msrnn_bench.models import Loaded, LocalModel
-from msrnn_bench.run import _build
-from msrnn_bench.tasks.perplexity import Perplexity, _losses
+from msrnn_bench.run import build
+from msrnn_bench.tasks.perplexity import Perplexity, losses
 
 SHARED = Path(os.environ.get("MSRNN_BENCH_SHARED", Path(__file__).resolve().parents[1] / "../shared"))
 POLICIES = {
@@ -60,7 +60,7 @@ def stories_job(policy: mb.Policy, k: int | None, shared: dict, documents: int =
     return Job(
         columns={**columns, **settings, "weights": "pretrained"}, policy=policy, model=model, dataset=dataset, cache=k,
         documents=documents, tokens=None, device="cpu", engine="scan", prefill="stepwise", positions="original",
-        progress=Silent(), shared=shared, **settings,
+        progress=Silent(), shared=shared, journal=Path(), topline=Path(), **settings,
     )  # fmt: skip
 
 
@@ -73,14 +73,14 @@ def stories(policy: mb.Policy, k: int | None, shared: dict) -> float:
 def smollm2(policy: mb.Policy, k: int | None, shared: dict) -> float:
     """SmolLM2, float32, no BOS: the first 2,048 tokens from character len // 3 of two novels."""
     if not shared:
-        loaded: Loaded = _build(compose_one(["model=smollm2"]).model, "model").load(dtype="float32", device="cpu", seed=0)
+        loaded: Loaded = build(compose_one(["model=smollm2"]).model, "model").load(dtype="float32", device="cpu", seed=0)
         chunks = []
         for name in ("pg1342_pride_and_prejudice", "pg2701_moby_dick"):
             text = (SHARED / f"data/books/{name}.txt").read_text(encoding="utf-8", errors="ignore")
             ids = loaded.tokenizer(text[len(text) // 3 :], add_special_tokens=False, verbose=False)["input_ids"]
             chunks.append(torch.tensor([ids[:2048]]))
         shared.update(model=loaded.model, chunks=chunks)
-    nll = [_losses(shared["model"], ids, 1024, mb.bounded(shared["model"], policy, k), None)["nll"] for ids in shared["chunks"]]
+    nll = [losses(shared["model"], ids, 1024, mb.bounded(shared["model"], policy, k), None)["nll"] for ids in shared["chunks"]]
     return math.exp(sum(x.sum() for x in nll) / sum(x.size for x in nll))
 
 

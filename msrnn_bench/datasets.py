@@ -122,6 +122,21 @@ class PySource(Dataset):
         return {"python": platform.python_version()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Nothing(Dataset):
+    """No text: for tasks that bring their own."""
+
+    def read(self) -> Iterator[Document]:
+        raise UsageError("dataset=none holds no text: choose another for this task (see msrnn-bench list dataset)")
+        yield  # an iterator, as every dataset's
+
+    def fingerprint(self, limit: int | None = None) -> str:
+        return "none"
+
+    def manifest(self, limit: int | None = None) -> dict[str, Any]:
+        return {"name": self.name}
+
+
 def _library_source(module: str) -> Path:
     """Looked up in the library's own folder: nothing is imported, and no file of the user's with that name is taken."""
     base = Path(sysconfig.get_path("stdlib"), *module.split("."))

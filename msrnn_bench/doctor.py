@@ -46,10 +46,10 @@ def _bfloat16() -> str:
 
 def _default_model() -> str:
     from msrnn_bench.compose import compose_one
-    from msrnn_bench.run import _build
+    from msrnn_bench.run import build
 
     try:
-        _build(compose_one(["model=smollm2"]).model, "model").folder(weights=True)
+        build(compose_one(["model=smollm2"]).model, "model").folder(weights=True)
     except UsageError as error:
         return str(error)
     return "smollm2 (the default) is ready"

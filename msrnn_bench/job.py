@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from msrnn_bench.datasets import Dataset
     from msrnn_bench.models import Model
     from msrnn_bench.policies import Policy
+    from msrnn_bench.results import Row
 
 
 class Progress(Protocol):
@@ -19,10 +22,27 @@ class Progress(Protocol):
     def advance(self, tokens: int) -> None: ...
 
 
+class Task(Protocol):
+    """One kind of measurement: a job becomes rows. `template` is the row column of that name."""
+
+    name: str
+    template: str | None
+
+    def settings(self) -> dict[str, Any]:
+        """What of the task is part of a cell's identity: plain JSON values."""
+
+    def check(self, job: Job) -> None:
+        """Refuse, before anything is loaded, what the task cannot do."""
+
+    def rows(self, job: Job) -> Iterator[Row]:
+        """Measure."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """`columns` are the row columns that are the same in all of the cell's rows; `cache` is None for the full model;
-    `keep(name, array)` stores an array beside the rows."""
+    `keep(name, array)` stores an array beside the rows. `journal` is the file of what a cell of examples has done so
+    far, `topline` that of the full model's cell of the same settings; see journal.py."""
 
     columns: dict[str, Any]
     policy: Policy
@@ -39,5 +59,7 @@ class Job:
     prefill: str
     positions: str
     progress: Progress
+    journal: Path
+    topline: Path
     keep: Callable[[str, Any], None] | None = None
     shared: dict[Any, Any] = field(default_factory=dict)  # what the cells of one process need not make twice

@@ -10,6 +10,7 @@ import pandas as pd
 
 from msrnn_bench import figures
 from msrnn_bench.errors import UsageError
+from msrnn_bench.results import COLUMN_TYPES
 from msrnn_bench.summary import SUMMARY_TYPES, collect
 
 # What a reader must know of a model wherever its numbers are shown.
@@ -19,9 +20,9 @@ NOTES = {"smollm2": "smollm2 is SmolLM2-135M-Instruct: instruction-tuned, quanti
 def main(options: Namespace) -> int:
     """Draw `options.figure` from `options.results_dir` and print the paths."""
     folder = Path(options.results_dir).expanduser()
-    table = _summary(folder)
     if options.figure not in figures.names():
         raise UsageError(f"unknown figure {options.figure!r}; there are: {', '.join(figures.names())}")
+    table = _tables(folder, figures.table_of(options.figure))
     settings: dict[str, Any] = {"note": options.note or _note(table)}
     if options.paper:
         settings["paper"] = _table(Path(options.paper).expanduser())
@@ -32,13 +33,15 @@ def main(options: Namespace) -> int:
     return 0
 
 
-def _summary(folder: Path) -> pd.DataFrame:
-    """The summary of the finished cells; where only the tables were kept, the one on disk."""
+def _tables(folder: Path, which: str) -> pd.DataFrame:
+    """`summary` or `tidy` of the finished cells; where only the tables were kept, the one on disk."""
     if any((folder / "cells").glob("[!.]*.json")):
-        return collect(folder)[1]
-    if not (folder / "summary.csv").is_file():
+        rows, summary = collect(folder)
+        return rows if which == "tidy" else summary
+    if not (folder / f"{which}.csv").is_file():
         raise UsageError(f"{folder} has no results: run `msrnn-bench run` or `msrnn-bench sweep` first")
-    return _table(folder / "summary.csv").astype(SUMMARY_TYPES)
+    types = {name: kind for name, (kind, _) in COLUMN_TYPES.items()} if which == "tidy" else SUMMARY_TYPES
+    return _table(folder / f"{which}.csv").reindex(columns=list(types)).astype(types)
 
 
 def _table(path: Path) -> pd.DataFrame:

@@ -55,10 +55,14 @@ class Row:
     engine: str
     prefill: str
     positions: str
+    template: str | None = None  # plain | chat: how a task's prompt is worded to the model; None where there is no prompt
     document: str
-    bucket_start: int  # target positions [start, end) inside the chunk
+    subtask: str | None = None  # which of a task's kinds (retrieval, lm_eval)
+    length: int | None = None  # tokens of a haystack
+    depth: float | None = None  # where in it the answer stands, 0 its beginning, 1 its end
+    bucket_start: int  # target positions [start, end) inside the chunk; of an answer, those of its tokens
     bucket_end: int
-    metric: str  # nll | kl | top1_agreement | ...
+    metric: str  # nll | kl | top1_agreement | accuracy | f1 | rouge | ...
     total: float | None
     count: int
     evictions: int | None = None  # per layer
@@ -81,6 +85,7 @@ class Row:
 
 COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Row))
 SETTINGS: tuple[str, ...] = COLUMNS[: COLUMNS.index("document")]  # constant within a cell
+LATER = ("template", "subtask", "length", "depth")  # columns younger than the first cells: absent is empty
 
 
 def _column_types() -> dict[str, tuple[str, bool]]:
@@ -128,6 +133,10 @@ class Cell:
     @property
     def manifest(self) -> Path:
         return self.results_dir / "cells" / f"{self.id}.json"
+
+    @property
+    def journal(self) -> Path:
+        return self.results_dir / "cells" / f"{self.id}.jsonl"
 
 
 def finished(cell: Cell) -> bool:
@@ -241,12 +250,14 @@ def _read_lines(path: Path) -> list[list[str]]:
             header, *lines = csv.reader(file, strict=True)
     except (OSError, ValueError, csv.Error) as error:
         raise _misfit(path, f"not a table ({error})") from error
-    if tuple(header) != COLUMNS:
-        odd = sorted(set(header) ^ set(COLUMNS)) or ["their order"]
+    wanted = [column for column in COLUMNS if column in header or column not in LATER]
+    if header != wanted:
+        odd = sorted(set(header) ^ set(wanted)) or ["their order"]
         raise _misfit(path, f"its columns are not those of this version ({', '.join(odd)})")
-    if not lines or any(len(line) != len(COLUMNS) for line in lines):
+    if not lines or any(len(line) != len(header) for line in lines):
         raise _misfit(path, "rows are missing or cut short")
-    return lines
+    place = [header.index(column) if column in header else None for column in COLUMNS]
+    return [["" if at is None else line[at] for at in place] for line in lines]
 
 
 def _misfit(path: Path, reason: str) -> UsageError:

@@ -27,7 +27,7 @@ from msrnn_bench.compose import choices, config_dir
 from msrnn_bench.errors import MachineError, UsageError, one_line
 from msrnn_bench.files import write_atomically
 from msrnn_bench.job import Job, Progress
-from msrnn_bench.policies import Policy
+from msrnn_bench.policies import Full, Policy, Rule
 from msrnn_bench.provenance import git, machine, versions
 from msrnn_bench.results import Cell, cell_id, check_writable, finished, write, write_failure
 
@@ -66,28 +66,33 @@ def prepare(config: DictConfig, overrides: list[str], progress: Progress, shared
     rule = policy.rule(config.cache)
     context = _context(config.context, model)
     recorded = {key: config[key] for key in ("seed", "dtype", "engine", "prefill", "positions")}
-    knobs = {"memory": rule.memory, "first": rule.first, "recent": rule.recent, "per": rule.per}
+    if not policy.evicts:
+        recorded["prefill"] = "stepwise"  # nothing is cut, so one cell serves both
+    knobs = _knobs(rule)
     shown = knobs if policy.evicts and rule.score is None and rule.seed is None else {"per": rule.per} if policy.evicts else {}
     if rule.fixed:
         shown = {**knobs, "memory": None}
     columns = {
         "task": task.name, "dataset": dataset.name, "model": model.name, "weights": model.weights, "policy": policy.name,
-        **shown, "cache": cache, "context": context, **recorded,
+        **shown, "cache": cache, "context": context, **recorded, "template": task.template,
     }  # fmt: skip
-    job = Job(
-        columns=columns, policy=policy, model=model, dataset=dataset, cache=cache, context=context,
-        documents=config.documents, tokens=config.tokens, device=config.device, **recorded, progress=progress, shared=shared,
-    )  # fmt: skip
-    task.check(job)
     settings = {
         "numerics": NUMERICS, "task": {"name": task.name, **task.settings()}, "policy": identity(policy, knobs),
         "model": model.fingerprint(seed=config.seed), "dataset": dataset.fingerprint(config.documents), "cache": cache,
         "context": context, "documents": config.documents, "tokens": config.tokens, **recorded,
     }  # fmt: skip
-    identifier = cell_id(settings)
+    identifier, folder = cell_id(settings), Path(config.results_dir).expanduser()
     columns["cell"] = identifier
-    label = " ".join(str(x) for x in (model.name, dataset.name, policy.name, "" if cache is None else f"k={cache}")).strip()
-    cell = Cell(Path(config.results_dir).expanduser(), task.name, label, identifier)
+    what = (model.name, dataset.name if task.name == "perplexity" else task.name, policy.name)
+    cell = Cell(folder, task.name, " ".join([*what, *([] if cache is None else [f"k={cache}"])]), identifier)
+    full = Full()
+    topline = cell_id({**settings, "policy": identity(full, _knobs(full.rule())), "cache": None, "prefill": "stepwise"})
+    job = Job(
+        columns=columns, policy=policy, model=model, dataset=dataset, cache=cache, context=context,
+        documents=config.documents, tokens=config.tokens, device=config.device, **recorded, progress=progress, shared=shared,
+        journal=cell.journal, topline=Cell(folder, task.name, "", topline).journal,
+    )  # fmt: skip
+    task.check(job)
     plain: Any = OmegaConf.to_container(config, resolve=True)
     return Prepared(cell, job, task, plain, settings, config.force, config.keep_tokens)
 
@@ -97,6 +102,8 @@ def execute(prepared: Prepared) -> None:
     could not give leaves nothing."""
     cell, job = prepared.cell, prepared.job
     check_writable(cell.results_dir)
+    if prepared.force:
+        cell.journal.unlink(missing_ok=True)
     arrays: dict[str, Any] = {}
     if prepared.keep_tokens:
         object.__setattr__(job, "keep", arrays.__setitem__)
@@ -114,12 +121,16 @@ def execute(prepared: Prepared) -> None:
     write(cell, rows, _manifest(prepared, begin))
 
 
+def _knobs(rule: Rule) -> dict[str, Any]:
+    return {"memory": rule.memory, "first": rule.first, "recent": rule.recent, "per": rule.per}
+
+
 def build_policy(config: DictConfig, overrides: list[str]) -> Policy:
     """The policy of a configuration; one of the user's own (`policy._target_=my_policy.MyPolicy`) is found beside
     where the command runs, and gets the settings that were given, not those of the policy it replaced."""
     target = str(config.get("_target_", ""))
     if target.startswith("msrnn_bench."):
-        return _build(config, "policy")
+        return build(config, "policy")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -152,14 +163,14 @@ def identity(policy: Policy, knobs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _once(shared: dict[Any, Any], config: DictConfig, group: str) -> Any:
-    """`_build`, once for all cells with the same settings: they are frozen, and a grid has few of them."""
+    """`build`, once for all cells with the same settings: they are frozen, and a grid has few of them."""
     key = ("built", group, OmegaConf.to_yaml(config))
     if key not in shared:
-        shared[key] = _build(config, group)
+        shared[key] = build(config, group)
     return shared[key]
 
 
-def _build(config: DictConfig, group: str) -> Any:
+def build(config: DictConfig, group: str) -> Any:
     """The object behind a config group, unknown keys refused."""
     try:
         plain: Any = OmegaConf.to_container(config, resolve=True)

@@ -1,7 +1,8 @@
 """From rows to the two tables people read: results/tidy.csv and results/summary.csv.
 
-One line of the summary is one cell and metric: two cells are never pooled, even where every setting that is a column
-agrees (a text or a policy edited between two runs), for that would count documents twice. Does not know the tasks.
+One line of the summary is one cell and metric (and subtask and length, where a task has them): two cells are never
+pooled, even where every setting that is a column agrees (a text or a policy edited between two runs), for that would
+count documents twice. Does not know the tasks.
 """
 
 import logging
@@ -21,8 +22,9 @@ RESAMPLES = 2_000
 SEED = 2401_06104  # fixed, so that an interval is a function of the rows
 _AT_ONCE = 100  # resamples drawn together: bounds the memory, not the result
 
-KEYS = [*SETTINGS[1:], "metric"]
-TOPLINE_KEYS = ["task", "dataset", "model", "weights", "context", "seed", "bos", "dtype", "positions", "metric"]
+PARTS = ["metric", "subtask", "length"]  # what of a cell has a line of its own
+KEYS = [*SETTINGS[1:], *PARTS]
+TOPLINE_KEYS = ["task", "dataset", "model", "weights", "context", "seed", "bos", "dtype", "positions", "template", *PARTS]
 SUMMARY_TYPES = {
     **{key: COLUMN_TYPES[key][0] for key in KEYS},
     **dict.fromkeys(["documents", "count"], "Int64"),
@@ -48,20 +50,36 @@ def collect(results_dir: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def summarise(rows: pd.DataFrame, failures: list[dict[str, Any]]) -> pd.DataFrame:
-    """One line per cell and metric, failed cells included: those have a status and no value."""
-    scored = rows[rows["status"] == "ok"].groupby(["cell", "metric", "document"])[["total", "count"]].sum()
-    documents = {key: table.droplevel([0, 1]) for key, table in scored.groupby(["cell", "metric"])}
-    groups = dict(list(rows.groupby(["cell", "metric"], sort=False)))
-    full = [group.iloc[0] for group in groups.values() if group["policy"].iloc[0] == "full"]
+    """One line per cell and part of it, failed cells included: those have a status and no value."""
+    scored = rows[rows["status"] == "ok"]
+    documents = {key: part.groupby("document")[["total", "count"]].sum() for key, part in _parts(scored)}
+    groups = dict(_parts(rows))
+    full: dict[Any, list[Any]] = {}  # what a topline must agree in -> the full model's parts that do
+    for key, group in groups.items():
+        if group["policy"].iloc[0] == "full" and key in documents:
+            full.setdefault(_values(group, TOPLINE_KEYS), []).append(key)
     lines = []
     for key, group in groups.items():
         line = _describe(group)
         if key in documents:
-            line |= _estimate(str(key[1]), documents[key], _topline(group.iloc[0], full, documents))
+            toplines = [(groups[other], documents[other]) for other in full.get(_values(group, TOPLINE_KEYS), [])]
+            line |= _estimate(str(line["metric"]), documents[key], _topline(group, documents[key], toplines))
         lines.append(line)
     lines += [_failure(manifest) for manifest in failures]
     summary = pd.DataFrame(lines, columns=list(SUMMARY_TYPES)).astype(SUMMARY_TYPES)
     return summary.sort_values([*KEYS, "cell"], kind="stable", ignore_index=True)
+
+
+def _parts(rows: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:
+    """The rows of each line of the summary. The keys are text, for missing values do not equal themselves."""
+    keys = rows[["cell", *PARTS]].astype("str").fillna("").agg("\0".join, axis=1) if len(rows) else rows["cell"]
+    return list(rows.groupby(keys, sort=False))
+
+
+def _values(group: pd.DataFrame, keys: list[str]) -> tuple[Any, ...]:
+    """What a part's rows have in common, missing as None."""
+    first = group.iloc[0]
+    return tuple(None if pd.isna(first[key]) else first[key] for key in keys)
 
 
 def _describe(group: pd.DataFrame) -> dict[str, Any]:
@@ -117,25 +135,22 @@ def _resampled(metric: str, documents: pd.DataFrame) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _topline(line: pd.Series, full: list[pd.Series], documents: dict[Any, pd.DataFrame]) -> pd.DataFrame | None:
+def _topline(group: pd.DataFrame, own: pd.DataFrame, full: list[tuple[pd.DataFrame, pd.DataFrame]]) -> pd.DataFrame | None:
     """The full model's sums over the same documents; None where it did not score every one of them alike.
 
     Engine and prefill do not change the full model; where there is a choice, the cell that agrees in them is taken."""
-    own = documents[line["cell"], line["metric"]]
     found: dict[tuple[bool, ...], list[tuple[str, pd.DataFrame]]] = {}
-    for other in full:
-        sums = documents.get((other["cell"], other["metric"]))
-        if sums is None or any(other[key] != line[key] for key in TOPLINE_KEYS):
-            continue
+    preferred = ["cell", "engine", "prefill"]
+    for other, sums in full:
         sums = sums.reindex(own.index)
         if (sums["count"] == own["count"]).fillna(False).all():
-            rank = tuple(other[key] == line[key] for key in ("cell", "engine", "prefill"))
-            found.setdefault(rank, []).append((other["cell"], sums))
+            rank = tuple(a == b for a, b in zip(_values(other, preferred), _values(group, preferred), strict=True))
+            found.setdefault(rank, []).append((other["cell"].iloc[0], sums))
     if not found:
         return None
     best = found[max(found)]
     if any(not sums["total"].equals(best[0][1]["total"]) for _, sums in best):
         names = ", ".join(sorted(cell for cell, _ in best))
-        log.warning("cell %s has no topline: %s differ and each could be it; delete the stale one", line["cell"], names)
+        log.warning("cell %s has no topline: %s differ and each could be it; delete the stale one", group["cell"].iloc[0], names)
         return None
     return best[0][1]

@@ -10,7 +10,7 @@ from conftest import ROOT, shared, tiny
 
 import msrnn_bench as mb
 from msrnn_bench.models import LocalModel
-from msrnn_bench.tasks.perplexity import Perplexity, _baseline, _losses
+from msrnn_bench.tasks.perplexity import Perplexity, baseline_losses, losses
 
 sys.path.insert(0, str(ROOT))
 from benchmarks import tables
@@ -31,17 +31,17 @@ def plain(model, ids):
 def test_the_pass_size_never_changes_the_result(chunk):
     model, ids = tiny("llama-gqa"), torch.randint(3, 96, (1, 65))
     np.testing.assert_allclose(
-        _losses(model, ids, chunk, mb.bounded(model, mb.Full()), None)["nll"], plain(model, ids), atol=1e-10
+        losses(model, ids, chunk, mb.bounded(model, mb.Full()), None)["nll"], plain(model, ids), atol=1e-10
     )
     for policy in (mb.Tova(), mb.H2O(), mb.Window(first=4), mb.Random()):
-        one = _losses(model, ids, 65, mb.bounded(model, policy, 12), None)["nll"]
-        np.testing.assert_allclose(_losses(model, ids, chunk, mb.bounded(model, policy, 12), None)["nll"], one, atol=1e-10)
+        one = losses(model, ids, 65, mb.bounded(model, policy, 12), None)["nll"]
+        np.testing.assert_allclose(losses(model, ids, chunk, mb.bounded(model, policy, 12), None)["nll"], one, atol=1e-10)
 
 
 @pytest.mark.parametrize("size", [1, 5, 16, 64, 200])
 def test_baseline_is_independent_chunks_scoring_the_same_targets(size):
     model, ids = tiny("llama-gqa"), torch.randint(3, 96, (1, 65))
-    ours = _baseline(model, ids, size)["nll"]
+    ours = baseline_losses(model, ids, size)["nll"]
     wanted = []
     for begin in range(0, 64, size):
         part = ids[:, begin : min(begin + size, 64)]

@@ -1,6 +1,7 @@
 """The figures, found by discovery: one file each, named after the figure, with `plot(table, **options) -> Figure`.
 
-A figure is a function of the summary table. None loads a model, reads results or imports torch.
+A figure is a function of the summary table, or of all rows where its module says `TABLE = "tidy"`. None loads a model,
+reads results or imports torch.
 """
 
 import importlib
@@ -41,6 +42,11 @@ def draw(name: str, table: "pd.DataFrame", **options: Any) -> "Figure":
     if unknown:
         raise UsageError(f"figure {name} has no option {', '.join(unknown)}: choose from {', '.join(known)}")
     return plot(table, **options)
+
+
+def table_of(name: str) -> str:
+    """Which table the figure is drawn from: summary | tidy."""
+    return str(getattr(importlib.import_module(f"{__name__}.{name}"), "TABLE", "summary"))
 
 
 def save(figure: "Figure", stem: Path) -> list[Path]:

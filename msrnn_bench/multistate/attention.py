@@ -130,9 +130,9 @@ class Session:
         """Per layer: evictions, first eviction step, largest occupancy, kept positions, bytes; of the last call."""
         return self._last().reports()
 
-    def fork(self) -> MultiState:
-        """A copy of the states to go on from: `model(ids, past_key_values=states.fork())`."""
-        return self._last().fork()
+    def fork(self, rows: int = 1) -> MultiState:
+        """A copy of the states to go on from: `model(ids, past_key_values=states.fork())`; each row `rows` times."""
+        return self._last().fork(rows)
 
     def _last(self) -> MultiState:
         if self.current is None:

@@ -66,9 +66,13 @@ class MultiState(Cache):
     def reports(self) -> list[LayerReport]:
         return [LayerReport(s.evictions, s.first_eviction, s.largest, s.kept(), s.nbytes) for s in self.layers_]
 
-    def fork(self) -> MultiState:
-        """A copy that goes its own way: a document read once, many questions asked."""
-        return self._with([state.fork() for state in self.layers_])
+    def fork(self, rows: int = 1) -> MultiState:
+        """A copy that goes its own way: a document read once, many questions asked. `rows` repeats each row of the
+        batch that often: many answers to one prompt."""
+        if rows == 1:
+            return self._with([state.fork() for state in self.layers_])
+        order = [row for row in range(self.batch_size) for _ in range(rows)]
+        return self._with([state.select(order) for state in self.layers_])
 
     def _with(self, layers: list[State]) -> MultiState:
         other = MultiState(self.rules, layers[0].documents)

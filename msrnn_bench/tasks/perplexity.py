@@ -6,7 +6,6 @@ tokenizer adds one itself; all of it is in the rows. The loss is summed by docum
 
 from __future__ import annotations
 
-import json
 import resource
 import sys
 import time
@@ -27,6 +26,7 @@ from msrnn_bench.models import Loaded
 from msrnn_bench.multistate.attention import Session, bounded
 from msrnn_bench.policies import Baseline, Full
 from msrnn_bench.results import Row
+from msrnn_bench.tasks.loading import load
 
 PIECE = 32  # rows of logits turned into a loss at a time: megabytes that stay in the cache, not a chunk's hundreds
 
@@ -53,6 +53,7 @@ class Perplexity:
     agreement: bool = False
 
     name = "perplexity"
+    template = None
 
     def __post_init__(self) -> None:
         edges = self.buckets if isinstance(self.buckets, list | tuple) else [self.buckets]
@@ -98,13 +99,13 @@ class Perplexity:
         begin = time.perf_counter()
         if isinstance(job.policy, Baseline):
             assert job.cache is not None
-            values = _baseline(loaded.model, ids, job.cache)
+            values = baseline_losses(loaded.model, ids, job.cache)
             return Measured(values, time.perf_counter() - begin, max_states=min(job.cache, job.context))
         document = zlib.crc32(piece.document.encode()) + piece.index
         options: dict[str, Any] = {"engine": job.engine, "positions": job.positions, "documents": [document]}
         states = bounded(loaded.model, job.policy, job.cache, **options)
         full = bounded(loaded.model, Full(), **options) if self.agreement else None
-        values = _losses(loaded.model, ids, self.chunk, states, full)
+        values = losses(loaded.model, ids, self.chunk, states, full)
         result = Measured(values, time.perf_counter() - begin)
         _report(states, job, result)
         return result
@@ -136,13 +137,7 @@ class Perplexity:
 
 def _inputs(job: Job) -> tuple[Loaded, list[Chunk]]:
     """The model and the chunks, made once for all cells of a process that share them."""
-    content = json.dumps(job.model.fingerprint(seed=job.seed), sort_keys=True)
-    key = ("model", content, job.dtype, job.device, str(job.model.device_map))
-    if key not in job.shared:
-        for old in [k for k in job.shared if k[0] in ("model", "chunks")]:
-            del job.shared[old]  # one model at a time
-        job.shared[key] = job.model.load(dtype=job.dtype, device=job.device, seed=job.seed)
-    loaded = job.shared[key]
+    loaded = load(job)
     sizes: dict[str, Any] = {"context": job.context, "documents": job.documents, "tokens": job.tokens}
     wanted = ("chunks", job.dataset, job.dataset.stamp(), *sizes.values())
     if wanted not in job.shared:
@@ -150,7 +145,7 @@ def _inputs(job: Job) -> tuple[Loaded, list[Chunk]]:
     return loaded, job.shared[wanted]
 
 
-def _losses(model: Any, ids: Tensor, chunk: int, states: Session, full: Session | None) -> dict[str, np.ndarray]:
+def losses(model: Any, ids: Tensor, chunk: int, states: Session, full: Session | None) -> dict[str, np.ndarray]:
     """Per target of ids [1, T]: nll, and against the full model kl and top1_agreement. The state is carried from one
     forward pass to the next, so [T, vocabulary] never exists."""
     total = ids.shape[1]
@@ -189,7 +184,7 @@ def _wide(logits: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _baseline(model: Any, ids: Tensor, size: int) -> dict[str, np.ndarray]:
+def baseline_losses(model: Any, ids: Tensor, size: int) -> dict[str, np.ndarray]:
     """Independent inputs jk..jk+k-1 predict targets jk+1..jk+k: the same targets as every other policy."""
     total = ids.shape[1]
     values: list[Tensor] = []

@@ -1,0 +1,59 @@
+"""What a cell has done so far, an example a line: a killed run goes on from it, and when the cell is finished it stays
+as the file of predictions beside the rows. Knows nothing of what the records mean.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from msrnn_bench.errors import MachineError
+
+
+class Journal:
+    """Records by key, in `path` (JSON lines). A line is there whole or, after a kill in the middle of it, ignored."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records: dict[str, dict[str, Any]] = {}
+        self.whole = 0  # bytes up to the end of the last whole line
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise MachineError(f"cannot read {path} ({error.strerror}): check the folder's permissions") from error
+        for line in content.splitlines(keepends=True):
+            try:
+                record = json.loads(line) if line.endswith(b"\n") else None
+            except ValueError:
+                record = None
+            if not isinstance(record, dict) or "key" not in record:
+                break
+            self.records[record.pop("key")] = record
+            self.whole += len(line)
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The record of that key, or None where it is still to be made."""
+        return self.records.get(key)
+
+    def add(self, key: str, record: dict[str, Any]) -> dict[str, Any]:
+        """Write a record; it is on the disk when this returns. Returns it as it would be read back."""
+        line = json.dumps({"key": key, **record}, ensure_ascii=False, allow_nan=False) + "\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("r+b" if self.path.exists() else "wb") as file:
+                file.truncate(self.whole)
+                file.seek(self.whole)
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise MachineError(
+                f"cannot write {self.path} ({error.strerror}): free some space or choose another results_dir"
+            ) from error
+        self.whole += len(line.encode())
+        self.records[key] = {k: v for k, v in json.loads(line).items() if k != "key"}
+        return self.records[key]
