@@ -86,6 +86,7 @@ class Session:
         self.documents = None if documents is None else tuple(documents)
         self.current: MultiState | None = None
         self._signature = inspect.signature(model.forward)
+        self._marks = _marks(model)
         self._no_grad = torch.no_grad()
 
     def __enter__(self) -> Session:
@@ -159,8 +160,13 @@ class Session:
                 f"the model's own sliding window of {window} tokens would bind at {seen + new} tokens; "
                 f"stay within {window} tokens (set context={window} or less)"
             )
-        states.begin(batch, new, _real_tokens(call.get("attention_mask"), seen, new))
-        _check_positions(call.get("position_ids"), states.padding)
+        mask = call.get("attention_mask")
+        states.begin(batch, new, _real_tokens(mask, seen, new))
+        if call.get("input_ids") is not None:
+            states.watch(call["input_ids"], *self._marks)
+        if new > 1 and seen and mask is not None:
+            states.check_history(mask)
+        _check_positions(call.get("position_ids"), states.padding, states.layers_[0].seen)
         if call.get("position_ids") is None and "position_ids" in self._signature.parameters:
             call["position_ids"] = states.true_positions(inputs.device)
         self.current = states
@@ -193,6 +199,14 @@ class Session:
         return out
 
 
+def _marks(model: PreTrainedModel) -> tuple[set[int], int | None]:
+    """The ids that end a text, and the one that `generate` feeds rows that have ended (an end mark where none is named)."""
+    config = getattr(model, "generation_config", None) or model.config
+    named = config.eos_token_id
+    ends = [] if named is None else list(named) if isinstance(named, list | tuple) else [int(named)]
+    return set(ends), config.pad_token_id if config.pad_token_id is not None else next(iter(ends), None)
+
+
 def _real_tokens(mask: Tensor | None, seen: int, new: int) -> Tensor | None:
     """[B, T] True at real tokens from the caller's mask [B, seen + T]; None where all are."""
     if mask is None:
@@ -205,15 +219,24 @@ def _real_tokens(mask: Tensor | None, seen: int, new: int) -> Tensor | None:
     return None if bool(real.all()) else real
 
 
-def _check_positions(positions: Tensor | None, padding: Tensor | None) -> None:
-    """Refuse packed sequences: several texts in one row would share a state."""
-    if positions is None or positions.shape[-1] < 2:
+def _check_positions(positions: Tensor | None, padding: Tensor | None, seen: list[int]) -> None:
+    """Refuse packed sequences (several texts in one row would share a state), and positions that do not go on from what
+    was read: `generate` cuts what it takes for read off the text it is given, whatever that text is."""
+    if positions is None or positions.dim() != 2 or not positions.shape[1]:
         return
     falls = positions[:, 1:] <= positions[:, :-1]
     if padding is not None:
         falls = falls & padding[:, 1:] & padding[:, :-1]
     if bool(falls.any()):
         raise UsageError("position_ids start again inside a row (packed sequences); give each text a row of its own")
+    begin = positions[:, 0] if padding is None else positions.gather(1, padding.int().argmax(-1, keepdim=True))[:, 0]
+    for row, position in enumerate(begin.tolist()):
+        due = seen[row] if seen else 0
+        if position != due and (padding is None or bool(padding[row].any())):
+            raise UsageError(
+                f"position_ids begin at {position} where the states have read {due} tokens: give generate the whole text so far, "
+                "the new part behind it; without past_key_values a text begins at 0"
+            )
 
 
 def _attend(

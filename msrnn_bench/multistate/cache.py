@@ -36,16 +36,50 @@ class MultiState(Cache):
         self.columns = [0] * len(rules)
         self.padding: Tensor | None = None
         self._new = 0
+        self._ended: list[bool] = []  # rows whose last token was an end mark
+        self._spoilt: list[int] = []  # rows that were fed padding behind it
 
     def begin(self, batch: int, new: int, padding: Tensor | None) -> None:
         """A call of `new` tokens is about to run; `padding` [B, T] as in `recurrence`."""
         first = self.layers_[0]
         if not first.empty and len(first.seen) != batch:
-            raise UsageError(f"the states hold {len(first.seen)} rows, the call has {batch}")
+            raise UsageError(
+                f"the states hold {len(first.seen)} rows, the call has {batch}; states.fork(rows=n) repeats each row n times"
+            )
         if first.documents is not None and len(first.documents) != batch:
             raise UsageError(f"documents has {len(first.documents)} numbers for a batch of {batch}")
         self.padding, self._new = padding, new
         self._expected = self.columns[0] + new
+
+    def watch(self, tokens: Tensor, ends: set[int], padding: int | None) -> None:
+        """See who ends: `generate` feeds rows that are finished padding, as real tokens, until the last row is, and
+        that padding evicts. Such states are refused as the beginning of a next prompt; nothing would show the loss.
+
+        `tokens` [B, T] are about to be read; several at once are a prompt.
+        """
+        batch, new = tokens.shape
+        if new > 1 and self._spoilt:
+            raise UsageError(
+                f"row {self._spoilt[0]} ended before other rows of the batch, and the padding that generate fed it since has "
+                "evicted real states: start the next turn without past_key_values, or hold one conversation a batch"
+            )
+        if new > 1 or len(self._ended) != batch:
+            self._ended, self._spoilt = [False] * batch, []
+        if new == 1 and batch > 1:
+            for row, token in enumerate(tokens[:, 0].tolist()):
+                if self._ended[row] and token == padding and row not in self._spoilt:
+                    self._spoilt.append(row)
+                self._ended[row] = self._ended[row] or token in ends
+
+    def check_history(self, mask: Tensor) -> None:
+        """A next prompt's mask [B, columns seen + T] must hide what was hidden: what was read cannot be unread."""
+        seen = mask[:, : self.columns[0]].sum(-1).tolist()
+        for row, (told, read) in enumerate(zip(seen, self.layers_[0].seen, strict=False)):
+            if int(told) != read:
+                raise UsageError(
+                    f"attention_mask says that row {row} has {int(told)} tokens so far, but its states have read {read}; padding "
+                    "in the middle cannot be taken back: start without past_key_values, or hold one conversation a batch"
+                )
 
     def true_positions(self, device: torch.device) -> Tensor | None:
         """[B, T] positions of the call's tokens among each row's real ones; None where all rows count columns."""
@@ -69,14 +103,11 @@ class MultiState(Cache):
     def fork(self, rows: int = 1) -> MultiState:
         """A copy that goes its own way: a document read once, many questions asked. `rows` repeats each row of the
         batch that often: many answers to one prompt."""
-        if rows == 1:
-            return self._with([state.fork() for state in self.layers_])
-        order = [row for row in range(self.batch_size) for _ in range(rows)]
-        return self._with([state.select(order) for state in self.layers_])
-
-    def _with(self, layers: list[State]) -> MultiState:
-        other = MultiState(self.rules, layers[0].documents)
-        other.layers_, other.columns = layers, list(self.columns)
+        other = MultiState(self.rules, self.layers_[0].documents)
+        other.layers_, other.columns = [state.fork() for state in self.layers_], list(self.columns)
+        other._ended, other._spoilt = list(self._ended), list(self._spoilt)
+        if rows > 1:
+            other.batch_repeat_interleave(rows)
         return other
 
     # -- the library's side --
@@ -100,8 +131,12 @@ class MultiState(Cache):
         self.batch_select_indices(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        rows = indices.nonzero().squeeze(-1) if indices.dtype == torch.bool else indices
-        self.layers_ = [state if state.empty else state.select(rows.tolist()) for state in self.layers_]
+        rows = (indices.nonzero().squeeze(-1) if indices.dtype == torch.bool else indices).tolist()
+        if rows == list(range(self.batch_size)):
+            return  # every beam goes on as it is
+        self.layers_ = [state if state.empty else state.select(rows) for state in self.layers_]
+        self._spoilt = [new for new, old in enumerate(rows) if old in self._spoilt]
+        self._ended = [self._ended[row] for row in rows] if self._ended else []
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         rows = torch.arange(self.batch_size).repeat_interleave(repeats)

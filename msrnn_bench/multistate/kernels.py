@@ -17,12 +17,12 @@ from msrnn_bench.multistate import draw
 # the maximum it subtracted belongs to a state that has left, and the rest of the row may have underflowed.
 VANISHING = 1e-4
 
-_FAST = {"nnan", "nsz", "arcp", "contract", "reassoc"}  # no "ninf": infinity marks the protected
+FAST = {"nnan", "nsz", "arcp", "contract", "reassoc"}  # no "ninf": infinity marks the protected
 _STEP, _PLACE = np.uint64(draw.STEP), np.uint64(draw.PLACE)
 _MIX1, _MIX2 = np.uint64(draw.MIX1), np.uint64(draw.MIX2)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST)
+@numba.njit(cache=True, nogil=True, fastmath=FAST)
 def evict(
     probs, norm, positions, scores, victims, query, keys, scale, seeds, memory, first, recent, size, start
 ):  # fmt: skip
@@ -64,10 +64,10 @@ def evict(
                         mass = _recompute(row, query[b, head, step], keys[b, head // group_size], scale, where, width)
                     norm[b, p, r, step] = 1.0 / mass
                 if len(seeds):
-                    _draw(mean, where, seeds[b], now, width)
+                    draw_scores(mean, where, seeds[b], now, width)
                 else:
                     _average(mean, probs[b, p], norm[b, p], step, width)
-                _update(score, mean, memory, width)
+                update(score, mean, memory, width)
                 _enter(blocked, slot_of, where, old + step, now, first, recent, start)
                 if width - n_gone > size:
                     worst = _lowest(score, blocked, where, width)
@@ -80,7 +80,7 @@ def evict(
                     victims[b, p, step] = -1
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST, inline="always")
+@numba.njit(cache=True, nogil=True, fastmath=FAST, inline="always")
 def _protect(blocked, slot_of, where, old, first, recent, start):
     """Set `blocked` [S] (0 or infinity) before the block's first step; note where the recent states are."""
     slot_of[:] = -1
@@ -93,7 +93,7 @@ def _protect(blocked, slot_of, where, old, first, recent, start):
             slot_of[where[s] - (start - recent)] = s
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST, inline="always")
+@numba.njit(cache=True, nogil=True, fastmath=FAST, inline="always")
 def _enter(blocked, slot_of, where, slot, now, first, recent, start):
     """The state of step `now` becomes a candidate, and the one that is recent no more loses its protection."""
     slot_of[now - (start - recent)] = slot
@@ -102,7 +102,7 @@ def _enter(blocked, slot_of, where, slot, now, first, recent, start):
         blocked[aged] = 0.0
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST, inline="always")
+@numba.njit(cache=True, nogil=True, fastmath=FAST, inline="always")
 def _average(mean, probs, norm, step, width):
     """mean [S] = the deciders' R softmax rows averaged."""
     reps = probs.shape[0]
@@ -117,8 +117,8 @@ def _average(mean, probs, norm, step, width):
                 mean[s] += weight * row[s]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST, inline="always")
-def _update(score, mean, memory, width):
+@numba.njit(cache=True, nogil=True, fastmath=FAST, inline="always")
+def update(score, mean, memory, width):
     if memory == 0.0:
         for s in range(width):
             score[s] = mean[s]
@@ -128,7 +128,7 @@ def _update(score, mean, memory, width):
             score[s] = keep * score[s] + mean[s]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST, inline="always")
+@numba.njit(cache=True, nogil=True, fastmath=FAST, inline="always")
 def _lowest(score, blocked, where, width):
     """The unprotected slot of the lowest score; of equals the oldest state."""
     low = score.dtype.type(np.inf)
@@ -160,7 +160,7 @@ def _recompute(row, query, keys, scale, where, width):
 
 
 @numba.njit(cache=True, nogil=True)
-def _draw(mean, where, seed, now, width):
+def draw_scores(mean, where, seed, now, width):
     """The random policy's scores; `draw.draws` says the same in torch."""
     key = _mix(seed + np.uint64(now) * _STEP)
     for s in range(width):

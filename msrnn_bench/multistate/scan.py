@@ -41,7 +41,20 @@ def scan(
     """Equal to `recurrence` up to rounding, argument for argument; see there."""
     rule = policy if isinstance(policy, Rule) else policy.rule(state_size)  # type: ignore[arg-type]
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    return each_row(_blocks, q, k, v, rule=rule, state=state or State(), scale=scale, padding=padding, trace=trace)
+    state = state or State()
+    if q.shape[2] == 1 and decodes(q, rule, state, padding, trace):
+        from msrnn_bench.multistate.decode import decode  # numba: only where it is used
+
+        return decode(q, k, v, rule, state, scale)
+    return each_row(_blocks, q, k, v, rule=rule, state=state, scale=scale, padding=padding, trace=trace)
+
+
+def decodes(q: Tensor, rule: Rule, state: State, padding: Tensor | None, trace: bool) -> bool:
+    """Whether decode.py can take this call of one token: a bounded state, a rule and a dtype that it knows."""
+    known = (torch.float32, torch.float64, torch.bfloat16)
+    return (
+        _compiled(q, rule) and q.dtype in known and not (state.empty or trace) and padding is None and rule.state_size is not None
+    )
 
 
 def _blocks(q: Tensor, k: Tensor, v: Tensor, *, rule: Rule, state: State, scale: float, trace: bool) -> tuple[Tensor, State]:

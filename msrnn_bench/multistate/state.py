@@ -57,12 +57,13 @@ class State:
         self.seen, self.alive, self.largest = [0] * batch, [0] * batch, [0] * batch
         self.documents = self.documents or (0,) * batch
 
-    def reserve(self, slots: int) -> None:
-        """Make room for `slots` states; grows by doubling, so that an unbounded state costs O(1) a token."""
+    def reserve(self, slots: int, most: int | None = None) -> None:
+        """Make room for `slots` states; grows by doubling, so that an unbounded state costs O(1) a token, but not
+        beyond `most`."""
         assert self.keys is not None
         have = self.keys.shape[2]
         if slots > have:
-            self.reserve_exactly(max(slots, 2 * have))
+            self.reserve_exactly(max(slots, 2 * have) if most is None else max(slots, min(2 * have, most)))
 
     def reserve_exactly(self, slots: int) -> None:
         """Make room for `slots` states and no more."""
