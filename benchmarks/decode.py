@@ -18,6 +18,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 import msrnn_bench as mb
 from msrnn_bench.compose import compose_one
+from msrnn_bench.multistate.attention import Session
 from msrnn_bench.run import build
 
 PIECE = 1000
@@ -42,7 +43,7 @@ def say(name: str, values: list[float], target: float | None = None) -> None:
         missed.append(name)
 
 
-def bounded_at(model, ids: torch.Tensor, position: int, policy: mb.Policy, k: int) -> tuple[mb.Session, Callable[[int], object]]:
+def bounded_at(model, ids: torch.Tensor, position: int, policy: mb.Policy, k: int) -> tuple[Session, Callable[[int], object]]:
     """States that have read `position` tokens, and the step that reads the i-th after them."""
     states = mb.bounded(model, policy, k)
     with states:
@@ -68,8 +69,10 @@ def library_at(model, ids: torch.Tensor, position: int) -> Callable[[int], objec
 def position() -> None:
     """A token at 100,000 against one at 1,000: cost, and memory of the states."""
     torch.manual_seed(0)
-    config = LlamaConfig(hidden_size=256, intermediate_size=688, num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=4,
-                         vocab_size=4096, max_position_embeddings=131072)  # fmt: skip
+    config = LlamaConfig(
+        hidden_size=256, intermediate_size=688, num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=4,
+        vocab_size=4096, max_position_embeddings=131072,
+    )  # fmt: skip
     model = LlamaForCausalLM(config).eval()
     ids = torch.randint(0, 4096, (1, 101_000), generator=torch.Generator().manual_seed(0))
     print("4 layers of random weights with 131,072 positions, float32, tova k=512", flush=True)
@@ -132,9 +135,8 @@ def slots() -> None:
 
     print("one layer of SmolLM2's shape, float32, tova k=512: slot reuse against gather and copy", flush=True)
     pairs = [(cost(reuse, 300, 300 * r), cost(gather, 300, 300 * r)) for r in range(7)]
-    print(
-        f"  {1e6 * statistics.median([a for a, _ in pairs]):.0f} us a token against {1e6 * statistics.median([b for _, b in pairs]):.0f}"
-    )
+    ours, theirs = (1e6 * statistics.median(one) for one in zip(*pairs, strict=True))
+    print(f"  {ours:.0f} us a token against {theirs:.0f}")
     say("slot reuse / gather and copy", [a / b for a, b in pairs])
 
 
