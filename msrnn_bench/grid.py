@@ -8,13 +8,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msrnn_bench.compose import compose_grid, compose_one
 from msrnn_bench.errors import UsageError
 from msrnn_bench.progress import WORKER, CellProgress
 from msrnn_bench.results import claim
 from msrnn_bench.run import Prepared, execute, prepare
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def run(overrides: list[str], *, experiment_grid: bool, single: bool) -> int:
@@ -102,13 +105,24 @@ def _show(cell: Prepared, skipped: bool) -> None:
     if skipped:
         print("finished already; force=true measures it again")
     for _, line in summarise(ours, []).iterrows():
-        name = "perplexity" if line["metric"] == "nll" else line["metric"]
-        interval = f" (95% interval {line['low']:.4f} to {line['high']:.4f})" if line["low"] == line["low"] else ""
-        print(f"{cell.cell.label}: {name} {line['value']:.4f}{interval}, {line['documents']} documents, {line['count']} tokens")
+        print(f"{cell.cell.label}: {_sentence(line)}")
     if cell.job.policy.evicts:
-        first = ours.iloc[0]
-        print(f"{first['evictions']} evictions a layer in each chunk of {cell.job.context}, at most {first['max_states']} states")
+        what = f"in each chunk of {cell.job.context}" if cell.cell.task == "perplexity" else "at most"
+        print(f"{ours['evictions'].max()} evictions a layer {what}, at most {ours['max_states'].max()} states")
+    if cell.cell.journal.is_file():
+        print(cell.cell.journal)
     print(cell.cell.csv)
+
+
+def _sentence(line: pd.Series) -> str:
+    """One line of the summary: which number, its value, what it rests on."""
+    line = line[line.notna()]
+    parts = "".join(f"{line[part]}, " for part in ("subtask", "length") if part in line)
+    name, unit = ("perplexity", "tokens") if line["metric"] == "nll" else (line["metric"], "values")
+    if "value" not in line:
+        return f"{parts}{name} could not be measured ({line['status']})"
+    interval = f" (95% interval {line['low']:.4f} to {line['high']:.4f})" if "low" in line else ""
+    return f"{parts}{name} {line['value']:.4f}{interval}, {line['documents']} documents, {line['count']} {unit}"
 
 
 def _close(cells: list[Prepared], failed: list[Prepared]) -> None:
