@@ -172,7 +172,7 @@ def _doctor(args: list[str]) -> int:
 
 def _options(command: str, args: list[str]) -> argparse.Namespace:
     """key=value settings of the commands that need no Hydra."""
-    known = {"results_dir": "results", "figure": "perplexity", "out": None, "paper": None, "note": None}
+    known = {"results_dir": "results", "figure": "perplexity", "out": None, "paper": None, "note": None, "metric": None}
     allowed = {"collect": ["results_dir"], "plot": list(known)}[command]
     chosen = {key: known[key] for key in allowed}
     for arg in args:

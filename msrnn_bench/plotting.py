@@ -24,6 +24,8 @@ def main(options: Namespace) -> int:
         raise UsageError(f"unknown figure {options.figure!r}; there are: {', '.join(figures.names())}")
     table = _tables(folder, figures.table_of(options.figure))
     settings: dict[str, Any] = {"note": options.note or _note(table)}
+    if options.metric:
+        settings["metric"] = options.metric
     if options.paper:
         settings["paper"] = _table(Path(options.paper).expanduser())
     stem = Path(options.out).expanduser() if options.out else folder / options.figure

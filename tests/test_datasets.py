@@ -78,9 +78,9 @@ def write(tmp_path):
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_every_yaml_lists_every_field(file):
     config = OmegaConf.load(file)
-    dataset = instantiate(config)
+    dataset = instantiate(config, _convert_="all")
     assert set(config) - {"_target_"} == {field.name for field in fields(dataset)}
-    assert dataset.name and hash(dataset) == hash(instantiate(config))
+    assert dataset.name and hash(dataset) == hash(instantiate(config, _convert_="all"))
 
 
 def test_pysource_is_long_modules_of_the_running_python():

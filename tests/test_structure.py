@@ -61,13 +61,14 @@ ALLOWED = {
     "tasks": {
         "chunks", "datasets", "errors", "job", "journal", "models", "multistate", "policies", "questions", "results", "tasks",
     },
-    "questions": {"datasets", "errors", "text"},
+    "questions": {"datasets", "errors", "text"}, "filler": {"datasets", "errors"},
     "figures": {"errors", "files", "figures", "results", "summary"}, "plotting": {"errors", "figures", "results", "summary"},
     "progress": set(), "provenance": set(),
     "tabletext": set(), "compose": {"errors"}, "listing": {"compose", "errors"},
     "run": {"", "compose", "errors", "files", "job", "models", "policies", "provenance", "results"},
     "grid": {"compose", "errors", "progress", "results", "run", "summary"}, "hydra_app": {"compose", "progress", "run"},
     "doctor": {"compose", "errors", "multistate", "policies", "provenance", "run"},
+    "lm_eval_model": {"compose", "errors", "job", "results", "run", "tasks"},
     "cli": {"", "compose", "doctor", "errors", "grid", "hydra_app", "listing", "model_files", "plotting", "summary", "tabletext"},
     "__init__": {"errors", "multistate", "policies"},
 }  # fmt: skip

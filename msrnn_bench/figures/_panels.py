@@ -1,9 +1,10 @@
-"""From the summary table to the panels of a perplexity figure: what belongs on one pair of axes, and as which line.
+"""From the summary table to the panels of a figure over state sizes: what belongs on one pair of axes, as which line.
 
 A panel holds what shares a topline. Knows columns, no colours.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +13,13 @@ import pandas as pd
 from msrnn_bench.errors import UsageError
 
 _NUMBERS = ["cache", "value", "low", "high", "topline", "difference", "difference_low", "difference_high", "count"]
-_SHARED = ["task", "model", "dataset", "weights", "context", "bos", "dtype", "positions", "seed"]
+SHARED = ("task", "model", "dataset", "weights", "context", "bos", "dtype", "positions", "seed")
 _VARIANTS = ["memory", "first", "recent", "per", "seed", "engine", "prefill"]
-_NEEDED = {*_NUMBERS, *_SHARED, *_VARIANTS, "policy", "metric", "documents", "status", "cell"}
+_NEEDED = {*_NUMBERS, *SHARED, *_VARIANTS, "policy", "metric", "documents", "status", "cell"}
+_WHERE = ["task", "model", "dataset"]
+_SAID = {  # how a title says what parts its panel from others; the rest by name and value
+    "dtype": "{}", "task": "{}", "subtask": "{}", "length": "{:,} tokens", "template": "{} prompt", "prefill": "{}",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,24 +58,26 @@ class Panel:
         return min(float(points["value"].min()) for points in self.lines.values())
 
 
-def read(table: pd.DataFrame) -> list[Panel]:
-    """The panels of a summary table, in the order of model and dataset; refuses a table that has none."""
-    lacking = sorted(_NEEDED - set(table.columns))
+def read(table: pd.DataFrame, metric: str = "nll", shared: Sequence[str] = SHARED) -> list[Panel]:
+    """The panels of a summary table, one for each combination of `shared` settings, in their order; refuses a table
+    that has none."""
+    lacking = sorted({*_NEEDED, *shared} - set(table.columns))
     if lacking:
         raise UsageError(f"not a summary table, it lacks {', '.join(lacking)}: give what `msrnn-bench collect` writes")
     lost = table[table["value"].isna() & (table["status"] != "ok")]
-    table = table[table["metric"].eq("nll").fillna(False).astype(bool) & table["value"].notna()].copy()
+    table = table[table["metric"].eq(metric).fillna(False).astype(bool) & table["value"].notna()].copy()
     table[_NUMBERS] = table[_NUMBERS].apply(pd.to_numeric).astype("float64")
-    keys = table[_SHARED].astype("object")
+    keys = table[list(shared)].astype("object")
     keys.loc[table["weights"] != "random", "seed"] = None  # elsewhere a seed changes a policy, not the model
-    groups = [group for _, group in table.groupby([keys[name] for name in _SHARED], dropna=False)]
+    groups = [group for _, group in table.groupby([keys[name] for name in shared], dropna=False)]
     groups = [group for group in groups if (group["policy"] != "full").any()]
     if not groups:
-        raise UsageError("no policy's perplexity to draw: run `msrnn-bench run policy=tova cache=512`, then collect")
-    return [_panel(group, groups, lost) for group in groups]
+        what = "perplexity" if metric == "nll" else metric
+        raise UsageError(f"no policy's {what} to draw: run `msrnn-bench run policy=tova cache=512`, then collect")
+    return [_panel(group, groups, lost, shared) for group in groups]
 
 
-def _panel(group: pd.DataFrame, groups: list[pd.DataFrame], lost: pd.DataFrame) -> Panel:
+def _panel(group: pd.DataFrame, groups: list[pd.DataFrame], lost: pd.DataFrame, shared: Sequence[str]) -> Panel:
     full = group[group["policy"] == "full"]
     # any engine gives the same topline: the one over the most tokens stands for all, of those the lines' own
     usual = group.loc[group["policy"] != "full", "engine"].mode()[0]
@@ -82,13 +89,13 @@ def _panel(group: pd.DataFrame, groups: list[pd.DataFrame], lost: pd.DataFrame) 
         for name, variant in _variants(str(policy), points):
             lines[name] = _banded(_unique(variant), paired)
     return Panel(
-        settings={name: group[name].iloc[0] for name in _SHARED},
+        settings={name: _first(group, name) for name in shared},
         topline=topline,
         lines=lines,
         documents=(int(group["documents"].min()), int(group["documents"].max())),
-        title=_title(group, groups),
+        title=_title(group, groups, shared),
         paired=paired,
-        failed=int((lost[["model", "dataset"]] == group[["model", "dataset"]].iloc[0]).all(axis=1).sum()),
+        failed=int((lost[_WHERE] == group[_WHERE].iloc[0]).all(axis=1).sum()),
     )
 
 
@@ -131,17 +138,23 @@ def _banded(points: pd.DataFrame, paired: bool) -> pd.DataFrame:
     return points.assign(bottom=points[low] + shift, top=points[high] + shift)
 
 
-def _title(group: pd.DataFrame, groups: list[pd.DataFrame]) -> str:
-    """Model and dataset, and what else parts this panel from others of the same two."""
-    model, dataset = group["model"].iloc[0], group["dataset"].iloc[0]
-    siblings = [g for g in groups if (g["model"].iloc[0], g["dataset"].iloc[0]) == (model, dataset)]
+def _title(group: pd.DataFrame, groups: list[pd.DataFrame], shared: Sequence[str]) -> str:
+    """Model and dataset (or task, where it brings its own text), and what else parts this panel from others of them."""
+    task, model, dataset = (str(group[name].iloc[0]) for name in _WHERE)
+    siblings = [g for g in groups if (str(g["model"].iloc[0]), str(g["dataset"].iloc[0])) == (model, dataset)]
     extras = []
-    for name in _SHARED:
-        if len({g[name].iloc[0] for g in siblings}) > 1 and name not in ("weights", "model", "dataset"):
-            value = group[name].iloc[0]
-            extras.append(str(value) if name in ("dtype", "task") else f"{name} {value}")
-    title = f"{str(model).rsplit('/', 1)[-1]} on {dataset}"
+    for name in shared:
+        values = [_first(g, name) for g in (group, *siblings)]
+        if len(set(values)) > 1 and values[0] is not None and name not in ("weights", "model", "dataset"):
+            extras.append(_SAID.get(name, f"{name} {{}}").format(values[0]))
+    title = f"{model.rsplit('/', 1)[-1]} on {task if dataset == 'none' else dataset}"
     return f"{title} ({', '.join(extras)})" if extras else title
+
+
+def _first(group: pd.DataFrame, name: str) -> Any:
+    """A setting that is the same in all of the group; None for missing."""
+    value = group[name].iloc[0]
+    return None if pd.isna(value) else value
 
 
 def published(paper: pd.DataFrame | None, panel: Panel) -> dict[str, pd.DataFrame]:

@@ -7,9 +7,10 @@ nothing is shared. Knows no task.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,7 +120,7 @@ class Writer:
         )
         stop = StoppingCriteriaList([_Stop(self.loaded.tokenizer, self.stop, len(ids))] if self.stop else [])
         session.documents = (self._document,) * rows  # type: ignore[assignment]
-        with session:
+        with session, _no_defaults(model):
             out = model.generate(
                 prompt, attention_mask=torch.ones_like(prompt), past_key_values=past, generation_config=config,
                 logits_processor=LogitsProcessorList(processors), stopping_criteria=stop,
@@ -145,6 +146,17 @@ class Writer:
         )  # fmt: skip
 
 
+@contextlib.contextmanager
+def _no_defaults(model: Any) -> Iterator[None]:
+    """The model's own generation settings would fill what ours leave open, and with a repetition penalty greedy is not
+    greedy, nor a sample one from the model's distribution."""
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
 def check_states(session: Session, job: Job, read: list[int]) -> None:
     """A policy that did not evict exactly what was due in every layer and row is an error, not a result."""
     for number, layer in enumerate(session.layers):
@@ -159,12 +171,13 @@ def check_states(session: Session, job: Job, read: list[int]) -> None:
 
 
 def end_marks(loaded: Loaded) -> list[int]:
-    """Ids that end an answer: the model's own and the tokenizer's."""
+    """Ids that end an answer: the model's own and the tokenizer's, and the mark of beginning, for what follows it is
+    another text (the only end that some models were trained to write)."""
     named = getattr(loaded.model, "generation_config", None)
     own = getattr(named, "eos_token_id", None)
     ids = own if isinstance(own, list) else [own]
-    marks = [i for i in [*ids, getattr(loaded.tokenizer, "eos_token_id", None)] if i is not None]
-    return list(dict.fromkeys(marks))
+    ids = [*ids, *(getattr(loaded.tokenizer, f"{mark}_token_id", None) for mark in ("eos", "bos"))]
+    return list(dict.fromkeys(i for i in ids if i is not None))
 
 
 def _until_end(tokens: list[int], ends: list[int]) -> list[int]:

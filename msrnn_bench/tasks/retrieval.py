@@ -1,0 +1,180 @@
+"""Retrieval: something is hidden in a long text and asked for behind it. Accuracy over length x depth.
+
+A policy reads the haystack without knowing what will be asked (`prefill=stepwise`), or cuts once the question is read
+(`oneshot`). What is hidden and where is needles.py's; this module composes prompts, has them answered and scores.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from msrnn_bench.chunks import bos_ids
+from msrnn_bench.errors import UsageError
+from msrnn_bench.job import Job
+from msrnn_bench.journal import Journal
+from msrnn_bench.policies import Baseline
+from msrnn_bench.results import Row
+from msrnn_bench.tasks import needles
+from msrnn_bench.tasks.answers import Answer, Writer
+from msrnn_bench.tasks.loading import load
+from msrnn_bench.tasks.prompts import Prompt, check_template, fit, frame
+
+PROMPT = """{document}
+
+The text above holds the answer to the following question. Answer with the number alone.
+Question: {question}
+Answer:"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prompt. `read`: how many of its tokens it shares with the haystack's other prompts; `at`: tokens of the
+    document before what is asked."""
+
+    key: str
+    document: str
+    depth: float
+    hidden: needles.Hidden
+    prompt: Prompt
+    read: int
+    at: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrieval:
+    """Exact-match accuracy: 1 where the number asked for stands in the answer as a whole number (not as part of a longer
+    one), else 0. It is a synthetic test and none of the paper's.
+
+    kinds: `single` (one sentence with a word and its number), `multi` (one at each depth, asked in turn), `lookup` (lines
+    of keys and numbers instead of the dataset's text, one asked at each depth), `variables` (a number assigned to a name
+    and handed on `hops` times; asked is the last one's value, for that alone has one right answer).
+    lengths: tokens of the whole prompt, in the model's own tokens (where several questions follow one document, of the
+    longest of them). depths: where in the haystack the number stands, 0 its beginning, 1 its end. examples: haystacks per
+    length, each of another part of the dataset's documents, which are joined; `tokens` plays no part.
+    A haystack depends on (seed, kind, length, example) alone, in `multi` and `lookup` on the depths too: every policy and
+    size is asked the same. `document` of the rows is a haystack, so its depths are resampled together. `baseline` cuts
+    the document's end to k tokens, and what stood there is lost.
+    """
+
+    kinds: tuple[str, ...] = ("single",)
+    lengths: tuple[int, ...] = (1000, 4000, 8000)
+    depths: tuple[float, ...] = (0, 0.25, 0.5, 0.75, 1)
+    examples: int = 5
+    hops: int = 2
+    new_tokens: int = 24
+    prompt: str = PROMPT
+    chat: bool = False
+
+    name = "retrieval"
+
+    def __post_init__(self) -> None:
+        kinds = "list of " + ", ".join(needles.KINDS)
+        self._list("kinds", kinds, lambda kind: kind in needles.KINDS)
+        self._list("lengths", "list of whole numbers of 1 or more", lambda n: isinstance(n, int) and n >= 1)
+        self._list("depths", "list of numbers from 0 to 1", lambda d: isinstance(d, int | float) and 0 <= d <= 1)
+        object.__setattr__(self, "depths", tuple(sorted(self.depths)))  # a haystack is read on from depth to depth
+        for name, most in (("examples", None), ("hops", 20), ("new_tokens", None)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1 or (most is not None and value > most):
+                upper = "or more" if most is None else f"to {most}"
+                raise UsageError(f"task.{name}={value} must be a whole number of 1 {upper}")
+        if not isinstance(self.chat, bool):
+            raise UsageError(f"task.chat={self.chat} must be true or false")
+        check_template(self.prompt, ("question",))
+
+    def _list(self, name: str, what: str, fits: Any) -> None:
+        given = getattr(self, name)
+        values = given if isinstance(given, list | tuple) else ()
+        if not values or any(isinstance(v, bool) or not fits(v) for v in values) or len(set(values)) < len(values):
+            raise UsageError(f"task.{name}={given} must be a {what}, none of them twice")
+        object.__setattr__(self, name, tuple(values))  # a YAML list cannot be hashed
+
+    @property
+    def template(self) -> str:
+        return "chat" if self.chat else "plain"
+
+    def settings(self) -> dict[str, Any]:
+        """What of this task is part of a cell's identity."""
+        return {**{k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}, "needles": needles.VERSION}
+
+    def check(self, job: Job) -> None:
+        """Refuse, before anything is loaded, what this task cannot do."""
+        longest = max(self.lengths) + self.new_tokens
+        if longest > job.context:
+            raise UsageError(
+                f"task.lengths has {max(self.lengths)}, with task.new_tokens={self.new_tokens} more than context={job.context}: "
+                f"set context={longest} where the model has the positions, or lower task.lengths"
+            )
+        if "multi" in self.kinds and len(self.depths) > len(needles.WORDS):
+            raise UsageError(f"kind multi has {len(needles.WORDS)} words to hide: give fewer task.depths")
+        if job.dataset.skip:
+            raise UsageError("task=retrieval does not skip tokens: set dataset.skip=0 (dataset.start cuts characters)")
+
+    def rows(self, job: Job) -> Iterator[Row]:
+        """A row a question; the depths of a haystack follow each other, so that each is read on from the last."""
+        loaded = load(job)
+        columns = {**job.columns, "bos": not self.chat and bool(bos_ids(job.dataset.bos, loaded.tokenizer))}
+        writer, journal = Writer(loaded, job, self.new_tokens), Journal(job.journal)
+        each = len(self.kinds) * self.examples * len(self.depths)
+        job.progress.start(sum(each * (min(length, _room(job)) + self.new_tokens) for length in self.lengths))
+        for kind in self.kinds:
+            for length in self.lengths:
+                for case in self._cases(job, loaded.tokenizer, kind, length):
+                    record = journal.get(case.key) or journal.add(case.key, self._ask(writer, case))
+                    job.progress.advance(min(length, _room(job)) + self.new_tokens)
+                    yield Row(
+                        **columns, **Answer(**record["answer"]).columns(), document=case.document, subtask=kind,
+                        length=length, depth=case.depth, metric="accuracy", total=float(record["correct"]), count=1,
+                    )  # fmt: skip
+
+    def _ask(self, writer: Writer, case: Case) -> dict[str, Any]:
+        answer = writer.answer(case.prompt.ids, read=case.read, document=zlib.crc32(case.document.encode()))
+        return {
+            "question": case.hidden.question, "needle": case.hidden.planted[case.hidden.asked][1], "at": case.at,
+            "value": case.hidden.value, "correct": needles.found(case.hidden.value, answer.text), "cut": case.prompt.cut,
+            "answer": asdict(answer),
+        }  # fmt: skip
+
+    def _cases(self, job: Job, tokenizer: Any, kind: str, length: int) -> Iterator[Case]:
+        """The prompts of one kind and length, haystack by haystack, each at ascending depths."""
+        texts: list[list[int]] = []
+        if kind != "lookup":
+            joined = "\n\n".join(document.text for document in job.dataset.documents(job.documents))
+            texts = needles.parts(tokenizer, joined, length, self.examples)
+        for example in range(self.examples):
+            haystack = needles.hide(kind, self.depths, seed=job.seed, length=length, example=example, hops=self.hops)
+            hay = texts[example] if haystack.text is None else needles.parts(tokenizer, haystack.text, length, 1)[0]
+            yield from self._prompts(job, tokenizer, hay, haystack.hidden, (kind, length, example))
+
+    def _prompts(
+        self, job: Job, tokenizer: Any, hay: list[int], hidden: tuple[needles.Hidden, ...], which: tuple[str, int, int]
+    ) -> Iterator[Case]:
+        """The prompts of one haystack. Its document is the same for all where the same sentences are hidden in it."""
+        kind, length, example = which
+        frames = [frame(tokenizer, self.prompt, chat=self.chat, bos=job.dataset.bos, question=h.question) for h in hidden]
+        around = max(len(head) + len(tail) for head, tail in frames)
+        if around >= length:
+            raise UsageError(
+                f"task.lengths has {length}, and the prompt without its document has {around} tokens already: raise "
+                "task.lengths or shorten task.prompt"
+            )
+        one = len({h.planted for h in hidden}) == 1
+        ids: list[int] = []
+        starts: list[int] = []
+        for depth, asked, (head, tail) in zip(self.depths, hidden, frames, strict=True):
+            if not ids or not one:
+                ids, starts = needles.plant(tokenizer, hay, asked.planted, length - around)
+            prompt = fit(head, ids, tail, min(length, _room(job)))
+            yield Case(
+                key=f"{kind}/{length}/{depth:.12g}/{example:04d}", document=f"{kind}/{length}/{example:04d}", depth=depth,
+                hidden=asked, prompt=prompt, at=starts[asked.asked],
+                read=min(len(head) + (len(ids) if one else starts[0]), prompt.reading),
+            )  # fmt: skip
+
+
+def _room(job: Job) -> int:
+    """Tokens of a prompt at most: the baseline's is cut to k."""
+    return min(job.cache, job.context) if isinstance(job.policy, Baseline) and job.cache is not None else job.context
