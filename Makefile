@@ -35,7 +35,7 @@ demo: setup ## set up, measure the default model, sweep a little, draw the figur
 	@echo; echo "table:  results/demo/summary.csv"; echo "figure: results/demo/perplexity.png"
 
 test: setup ## set up and run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -118,7 +118,7 @@ def _estimate(metric: str, documents: pd.DataFrame, topline: pd.DataFrame | None
 
 def _mean(metric: str, total: Any, count: Any) -> Any:
     """Perplexity for nll, the mean for any other metric; from sums, never from means."""
-    return np.exp(total / count) if metric == "nll" else total / count
+    return np.exp(total / count) if metric.startswith("nll") else total / count
 
 
 def _resampled(metric: str, documents: pd.DataFrame) -> np.ndarray:

@@ -51,6 +51,8 @@ PUBLISHED = {  # parameters, counted on the published checkpoints
     "llama3_8b": 8_030_261_248,
     "mistral_7b": 7_241_732_096,
     "mistral_7b_instruct": 7_241_732_096,
+    "neural_chat_7b": 7_241_732_096,
+    "mythologic_l2_13b": 13_015_864_320,
     "yi_6b": 6_061_035_520,
 }
 
