@@ -87,9 +87,9 @@ class Harness:
             raise UsageError("which of lm-eval's tasks? Give task.tasks=[NAME,...]; `lm-eval ls tasks` lists them")
         if not isinstance(job.dataset, Nothing) or job.dataset.bos != "auto":
             raise UsageError("task=lm_eval brings its own text and begins it as the tokenizer does: leave dataset=none as it is")
-        harness_tasks.check(self._wanted(job))
         if self.lengths and max(self.lengths) > job.context and not self.truncate:
             raise UsageError(f"task.lengths={list(self.lengths)} has more tokens than context={job.context}: raise context")
+        harness_tasks.check(self._wanted(job))
 
     def _wanted(self, job: Job) -> Wanted:
         return Wanted(
