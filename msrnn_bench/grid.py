@@ -129,6 +129,9 @@ def _close(cells: list[Prepared], failed: list[Prepared]) -> None:
     from msrnn_bench.summary import collect
 
     folders: dict[Path, None] = {cell.cell.results_dir: None for cell in cells}
+    for cell in cells:
+        if cell.done:
+            cell.cell.lock.unlink(missing_ok=True)  # of a process that was killed between its last write and its end
     for folder in folders:
         collect(folder)
         print(folder / "summary.csv")

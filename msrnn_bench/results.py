@@ -135,6 +135,10 @@ class Cell:
         return self.results_dir / "cells" / f"{self.id}.json"
 
     @property
+    def lock(self) -> Path:
+        return self.results_dir / "cells" / f".{self.id}.lock"
+
+    @property
     def journal(self) -> Path:
         return self.results_dir / "cells" / f"{self.id}.jsonl"
 
@@ -147,7 +151,7 @@ def finished(cell: Cell) -> bool:
 @contextlib.contextmanager
 def claim(cell: Cell) -> Iterator[bool]:
     """Whether this process may measure the cell: of several, one. The claim ends with the process, however it ends."""
-    path = cell.csv.with_name(f".{cell.id}.lock")
+    path = cell.lock
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w")
