@@ -16,7 +16,7 @@ msrnn-bench: transformers as bounded multi-state RNNs (arXiv 2401.06104), measur
   msrnn-bench run -m policy=window,tova cache=64,256   every combination
   msrnn-bench sweep experiment=laptop/fig3          an experiment's own grid; run it again to go on where it stopped
   msrnn-bench collect                               tables from the finished cells: tidy.csv, summary.csv, on the screen
-  msrnn-bench plot                                  the figure from them
+  msrnn-bench plot                                  the figures from them (figure=NAME for one)
   msrnn-bench list                                  models, datasets, policies, tasks, experiments to choose from
   msrnn-bench doctor                                versions, devices, what works here; a 5-second self-check
 
@@ -172,7 +172,7 @@ def _doctor(args: list[str]) -> int:
 
 def _options(command: str, args: list[str]) -> argparse.Namespace:
     """key=value settings of the commands that need no Hydra."""
-    known = {"results_dir": "results", "figure": "perplexity", "out": None, "paper": None, "note": None, "metric": None}
+    known = {"results_dir": "results", "figure": None, "out": None, "paper": None, "note": None, "metric": None}
     allowed = {"collect": ["results_dir"], "plot": list(known)}[command]
     chosen = {key: known[key] for key in allowed}
     for arg in args:

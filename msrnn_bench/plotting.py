@@ -1,4 +1,4 @@
-"""`msrnn-bench plot`: a figure from a results folder. Reads tables, loads no model."""
+"""`msrnn-bench plot`: figures from a results folder. Reads tables, loads no model."""
 
 from __future__ import annotations
 
@@ -17,22 +17,39 @@ from msrnn_bench.summary import SUMMARY_TYPES, collect
 NOTES = {"smollm2": "smollm2 is SmolLM2-135M-Instruct: instruction-tuned, quantised to 4 bits (Q4_1)."}
 
 
+# What is drawn of a task's results where no figure is asked for.
+SUITED = {"perplexity": ["perplexity"], "stories": ["stories"], "retrieval": ["score", "depth"]}
+
+
 def main(options: Namespace) -> int:
-    """Draw `options.figure` from `options.results_dir` and print the paths."""
+    """Draw `options.figure`, or what suits the tasks, from `options.results_dir` and print the paths."""
     folder = Path(options.results_dir).expanduser()
-    if options.figure not in figures.names():
+    if options.figure is not None and options.figure not in figures.names():
         raise UsageError(f"unknown figure {options.figure!r}; there are: {', '.join(figures.names())}")
-    table = _tables(folder, figures.table_of(options.figure))
+    names = [options.figure] if options.figure else _suited(_tables(folder, "summary"))
+    if options.out and len(names) > 1:
+        raise UsageError(
+            f"out={options.out} names one file for {len(names)} figures: choose one, figure={names[0]} or {names[1]}"
+        )
+    for name in names:
+        stem = Path(options.out).expanduser() if options.out else folder / name
+        _draw(name, folder, stem.with_suffix("") if stem.suffix in (".png", ".pdf", ".svg") else stem, options)
+    return 0
+
+
+def _suited(summary: pd.DataFrame) -> list[str]:
+    return list(dict.fromkeys(name for task in sorted(set(summary["task"])) for name in SUITED.get(task, ["score"])))
+
+
+def _draw(name: str, folder: Path, stem: Path, options: Namespace) -> None:
+    table = _tables(folder, figures.table_of(name))
     settings: dict[str, Any] = {"note": options.note or _note(table)}
     if options.metric:
         settings["metric"] = options.metric
     if options.paper:
         settings["paper"] = _table(Path(options.paper).expanduser())
-    stem = Path(options.out).expanduser() if options.out else folder / options.figure
-    figure = figures.draw(options.figure, table, **settings)
-    for path in figures.save(figure, stem.with_suffix("") if stem.suffix in (".png", ".pdf", ".svg") else stem):
+    for path in figures.save(figures.draw(name, table, **settings), stem):
         print(path)
-    return 0
 
 
 def _tables(folder: Path, which: str) -> pd.DataFrame:

@@ -350,3 +350,14 @@ def test_numbers_in_marks_are_short():
     assert [short(v) for v in (9.04, 17.65, 240.17, 4812.27, 9999.4, 48123.0, 4.8e8)] == [
         "9.0", "17.6", "240", "4812", "9999", "48k", "4.8e+08",
     ]  # fmt: skip
+
+
+def test_plot_draws_what_suits_the_tasks():
+    from msrnn_bench.plotting import _suited
+
+    def of(*tasks):
+        return _suited(pd.DataFrame({"task": tasks}))
+
+    assert of("perplexity", "perplexity") == ["perplexity"]
+    assert of("retrieval", "perplexity") == ["perplexity", "score", "depth"]
+    assert of("squality", "qasper", "stories") == ["score", "stories"]
