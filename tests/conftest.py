@@ -69,3 +69,29 @@ def tiny(name: str, dtype: torch.dtype = torch.float64):
             if parameter.dim() > 1:
                 parameter.mul_(6)
     return model.to(dtype).eval()
+
+
+class Letters:
+    """A tokenizer without an end."""
+
+    eos_token_id = bos_token_id = None
+
+    def decode(self, ids: list[int], **_: object) -> str:
+        return " ".join(map(str, ids))
+
+
+class Silent:
+    def start(self, tokens: int) -> None: ...
+    def advance(self, tokens: int) -> None: ...
+
+
+def job(policy, size: int | None, path: Path = Path("none"), **changes):
+    """What a task is told, without a model or a dataset."""
+    from msrnn_bench.datasets import Nothing
+    from msrnn_bench.job import Job
+
+    settings = {"context": 512, "seed": 0, "dtype": "float64", "device": "cpu", "engine": "scan", "prefill": "stepwise"}
+    return Job(
+        columns={}, policy=policy, model=None, dataset=Nothing(name="none"), cache=size, documents=None, tokens=None,
+        positions="original", progress=Silent(), journal=path, topline=path, **{**settings, **changes},
+    )  # fmt: skip

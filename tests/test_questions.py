@@ -317,29 +317,29 @@ def test_two_stories_end_to_end(here, policy, prefill):
 
 
 def captured(monkeypatch, fail_at=None):
-    """What is asked of the writer, in order; the `fail_at`-th call raises."""
-    calls, answer = [], Writer.answer
+    """What is asked of the writer, batch by batch; the `fail_at`-th batch raises."""
+    calls, answers = [], Writer.answers
 
-    def watched(self, ids, **options):
+    def watched(self, asked):
         if len(calls) == fail_at:
             raise RuntimeError("the power went")
-        calls.append((list(ids), options))
-        return answer(self, ids, **options)
+        calls.append(asked)
+        return answers(self, asked)
 
-    monkeypatch.setattr(Writer, "answer", watched)
+    monkeypatch.setattr(Writer, "answers", watched)
     return calls
 
 
 def test_a_killed_run_goes_on_from_its_journal(here, monkeypatch, capsys):
     with monkeypatch.context() as patch:
-        assert len(captured(patch, fail_at=3)) == 0
-        assert run("task.questions=null") == 1
+        assert len(captured(patch, fail_at=1)) == 0
+        assert run("task.questions=null", "task.batch=3") == 1
     assert "the power went" in capsys.readouterr().err and len(predictions()) == 3
     before = predictions()
     with monkeypatch.context() as patch:
         calls = captured(patch)
         assert run("task.questions=null") == 0
-    assert len(calls) == 1 and calls[0][1]["document"] == zlib.crc32(b"s2")
+    assert [[one.document for one in batch] for batch in calls] == [[zlib.crc32(b"s2")]], "a batch is no part of what a cell is"
     after = predictions()
     assert {key: after[key] for key in before} == before and set(after) - set(before) == {"s2/2"}
     assert run("task.questions=null", "results_dir=whole") == 0
@@ -352,7 +352,7 @@ def test_a_killed_run_goes_on_from_its_journal(here, monkeypatch, capsys):
 
 @pytest.mark.parametrize("policy", ["tova", "full"])
 def test_a_story_is_read_once_and_the_answers_are_those_of_reading_it_anew(here, monkeypatch, policy):
-    read, forward = [], Writer._forward
+    read, forward, answers = [], Writer._forward, Writer.answers
 
     def counting(self, ids, states):
         read.append(len(ids))
@@ -362,13 +362,12 @@ def test_a_story_is_read_once_and_the_answers_are_those_of_reading_it_anew(here,
         calls = captured(patch)
         patch.setattr(Writer, "_forward", counting)
         assert run(f"policy={policy}", "task.questions=null") == 0
-    prompts = [ids for ids, _ in calls]
-    assert len(prompts[0]) == len(prompts[1]) == 506 and len(read) == 2, "once for each story"
-    assert len({options["read"] for _, options in calls}) == 1, "as far as every question leaves room"
-    assert prompts[0][: read[0]] == prompts[1][: read[0]] and 300 < read[0] < 506
+    (asked,) = calls
+    (length,) = {one.read for one in asked}  # as far as every question leaves room
+    assert {len(one.ids) for one in asked} == {506} and asked[0].ids[:length] == asked[1].ids[:length] and 300 < length < 506
+    assert read.count(length) == 2 and sum(read) == 2 * length + 4 * (505 - length), "once for each story, and the questions"
     shared_answers = {key: record["answer"]["tokens"] for key, record in predictions().items()}
-    answer = Writer.answer
-    monkeypatch.setattr(Writer, "answer", lambda self, ids, *, document, **_: answer(self, ids, document=document))
+    monkeypatch.setattr(Writer, "answers", lambda self, asked: answers(self, [replace(one, read=0) for one in asked]))
     assert run(f"policy={policy}", "task.questions=null", "results_dir=anew") == 0
     assert {key: record["answer"]["tokens"] for key, record in predictions("anew").items()} == shared_answers
 
@@ -379,7 +378,7 @@ def test_the_documents_end_is_cut_and_the_instruction_stays(here, monkeypatch):
     calls = captured(monkeypatch)
     assert run("policy=baseline") == 0 and run("policy=tova", "documents=1") == 0
     tokenizer = AutoTokenizer.from_pretrained(shared("models/stories260k"))
-    for ids, room in zip((calls[0][0], calls[-1][0]), (150, 506), strict=True):
+    for ids, room in zip((calls[0][0].ids, calls[-1][0].ids), (150, 506), strict=True):
         text = tokenizer.decode(ids, skip_special_tokens=True)
         assert len(ids) == room and ids[0] == tokenizer.bos_token_id
         assert text.lstrip().startswith(DAY[:40]) and text.endswith("Question:\nWho plays in the park?\n\nAnswer:\n")
@@ -401,9 +400,9 @@ def test_qasper_end_to_end(here, tmp_path):
 
 def test_answers_are_scored_as_they_were_given(here, monkeypatch):
     """A right answer scores 100, the best of its references counts, and the mean is over all questions."""
-    answer = Writer.answer
+    answers = Writer.answers
     said = iter(["Lily.", DAY, "nothing of it", "Lily."])
-    monkeypatch.setattr(Writer, "answer", lambda self, ids, **o: replace(answer(self, ids, **o), text=next(said)))
+    monkeypatch.setattr(Writer, "answers", lambda self, asked: [replace(a, text=next(said)) for a in answers(self, asked)])
     assert run("task.questions=null") == 0 and main(["collect", "results_dir=results"]) == 0
     summary = pd.read_csv("results/summary.csv").set_index("metric")
     assert summary["value"].to_dict() == {"rouge": 25, "rouge1": 75, "rouge2": 25, "rougeL": 75}  # one word has no pair

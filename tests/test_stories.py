@@ -12,21 +12,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import shared, tiny
+from conftest import Letters, job, shared, tiny
 from matplotlib.colors import to_hex
 from transformers import LogitsProcessor
 
 import msrnn_bench as mb
 from msrnn_bench.cli import main
 from msrnn_bench.compose import compose_one
-from msrnn_bench.datasets import Nothing
 from msrnn_bench.errors import UsageError
 from msrnn_bench.figures import draw, style
-from msrnn_bench.job import Job
 from msrnn_bench.models import Loaded, LocalModel
 from msrnn_bench.summary import SUMMARY_TYPES
 from msrnn_bench.tasks import stories
-from msrnn_bench.tasks.answers import Writer
+from msrnn_bench.tasks.answers import Asked, Writer
 from msrnn_bench.tasks.sampling import Sampler, gumbel, log_probabilities, nucleus
 from msrnn_bench.tasks.stories import Stories, written_loss
 
@@ -90,33 +88,11 @@ def test_noise_is_a_function_of_seed_story_and_step():
     assert float(many.var()) == pytest.approx(math.pi**2 / 6, abs=0.05)
 
 
-class Letters:
-    """A tokenizer without an end."""
-
-    eos_token_id = bos_token_id = None
-
-    def decode(self, ids: list[int], **_: Any) -> str:
-        return " ".join(map(str, ids))
-
-
-class Silent:
-    def start(self, tokens: int) -> None: ...
-    def advance(self, tokens: int) -> None: ...
-
-
-def job(policy: mb.Policy, size: int | None, path: Path = Path("none"), **changes: Any) -> Job:
-    settings = {"context": 512, "seed": 0, "dtype": "float64", "device": "cpu", "engine": "scan", "prefill": "stepwise"}
-    return Job(
-        columns={}, policy=policy, model=None, dataset=Nothing(name="none"), cache=size, documents=None, tokens=None,
-        positions="original", progress=Silent(), journal=path, topline=path, **{**settings, **changes},
-    )  # fmt: skip
-
-
 def write(policy: mb.Policy, size: int | None, numbers: list[int], new: int = 30, **changes: Any) -> list[list[int]]:
     ids = [1, 5, 9, 17, 33, 65, 3, 8]
     writer = Writer(Loaded(tiny("llama-gqa"), Letters(), {}), job(policy, size, **changes), new)
     sampler = Sampler(seed=0, numbers=numbers, prompt=len(ids), temperature=3.0)  # the tiny model is too sure of itself
-    return [answer.tokens for answer in writer.sample(ids, [sampler], len(numbers))]
+    return [answer.tokens for answer in writer.sample(Asked(ids), [sampler], len(numbers))]
 
 
 @pytest.mark.parametrize("prefill", ["stepwise", "oneshot"])
@@ -156,7 +132,7 @@ def test_a_mark_of_beginning_ends_a_story():
                 scores[:, begin] = 1e9
             return scores
 
-    (answer,) = Writer(loaded, job(mb.Full(), None), 20).sample([begin], [AfterFive()], 1)
+    (answer,) = Writer(loaded, job(mb.Full(), None), 20).sample(Asked([begin]), [AfterFive()], 1)
     assert answer.ended and len(answer.tokens) == 6 and answer.tokens[-1] == begin and "<s>" not in answer.text
 
 

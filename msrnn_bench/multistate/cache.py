@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from msrnn_bench.errors import UsageError
+from msrnn_bench.multistate.rows import stack
 from msrnn_bench.multistate.state import State
 from msrnn_bench.policies import Rule
 
@@ -108,6 +110,17 @@ class MultiState(Cache):
         other._ended, other._spoilt = list(self._ended), list(self._spoilt)
         if rows > 1:
             other.batch_repeat_interleave(rows)
+        return other
+
+    @classmethod
+    def join(cls, parts: Sequence[MultiState]) -> MultiState:
+        """One batch of prompts that were read apart, row behind row. To `generate` their texts are padded on the left to
+        the longest; each row has what it has read, and its true positions."""
+        if any(part.rules is not parts[0].rules for part in parts):
+            raise UsageError("these states belong to different bounded() blocks and cannot be one batch")
+        other = cls(parts[0].rules, None)
+        other.layers_ = [stack(list(layer)) for layer in zip(*(part.layers_ for part in parts), strict=True)]
+        other.columns = [max(columns) for columns in zip(*(part.columns for part in parts), strict=True)]
         return other
 
     # -- the library's side --

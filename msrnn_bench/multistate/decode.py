@@ -17,11 +17,13 @@ from msrnn_bench.multistate.draw import draw_key
 from msrnn_bench.multistate.state import State, score_dtype
 from msrnn_bench.policies import Rule
 
+NEVER = 2**62  # the size of a state that nobody has to leave
+
 
 def decode(q: Tensor, k: Tensor, v: Tensor, rule: Rule, state: State, scale: float) -> tuple[Tensor, State]:
     """q [B, H, 1, D], k, v [B, G, 1, D] -> [B, H, 1, D], and the state, changed in place."""
-    assert rule.state_size is not None
-    state.reserve(max(state.alive) + 1, most=rule.state_size + 1)
+    size = NEVER if rule.state_size is None else rule.state_size
+    state.reserve(max(state.alive) + 1, most=size + 1)
     assert state.keys is not None and state.values is not None
     exact = score_dtype(q.dtype)
     out = torch.empty(q.shape, dtype=exact)
@@ -32,7 +34,7 @@ def decode(q: Tensor, k: Tensor, v: Tensor, rule: Rule, state: State, scale: flo
         q.to(exact).numpy(), _array(k), _array(v), _array(state.keys), _array(state.values), narrow,
         state.positions.numpy(), state.scores.numpy(), alive, seen, state.evictions.numpy(),
         state.first_eviction.numpy(), out.numpy(), scale, np.array(seeds, dtype=np.uint64), rule.memory, rule.first,
-        rule.recent, rule.state_size,
+        rule.recent, size,
     )  # fmt: skip
     state.alive, state.seen = alive.tolist(), [n + 1 for n in state.seen]
     state.largest = [max(a, b) for a, b in zip(state.largest, state.alive, strict=True)]

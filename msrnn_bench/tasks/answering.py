@@ -17,10 +17,11 @@ from msrnn_bench.chunks import tokenise
 from msrnn_bench.errors import UsageError
 from msrnn_bench.job import Job
 from msrnn_bench.journal import Journal
+from msrnn_bench.models import Loaded
 from msrnn_bench.policies import Baseline
 from msrnn_bench.questions import Example, Questions
 from msrnn_bench.results import Row
-from msrnn_bench.tasks.answers import Answer, Writer
+from msrnn_bench.tasks.answers import Answer, Asked, Writer
 from msrnn_bench.tasks.loading import load
 from msrnn_bench.tasks.prompts import Prompt, check_template, fit, frame
 
@@ -29,7 +30,8 @@ from msrnn_bench.tasks.prompts import Prompt, check_template, fit, frame
 class Answering(ABC):
     """prompt: a template with {document} and {question}; chat: as one message in the model's chat template;
     new_tokens: the most an answer may have; questions: the first so many on each document (null: all);
-    stop: texts that end an answer, cut off it.
+    stop: texts that end an answer, cut off it; batch: answers written at a time (speed and memory; a result only as far
+    as a batch changes the last bits of a sum).
 
     How much of a document is read follows from the context: prompt and answer fit in it; `tokens` plays no part."""
 
@@ -38,12 +40,13 @@ class Answering(ABC):
     chat: bool = False
     questions: int | None = 1
     stop: tuple[str, ...] = ()
+    batch: int = 8
 
     name = "answering"
 
     def __post_init__(self) -> None:
         check_template(self.prompt, ("question",))
-        for key, empty in (("new_tokens", False), ("questions", True)):
+        for key, empty in (("new_tokens", False), ("batch", False), ("questions", True)):
             value = getattr(self, key)
             if not (value is None and empty) and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise UsageError(f"task.{key}={value} must be a whole number of 1 or more{' or null for all' * empty}")
@@ -64,7 +67,7 @@ class Answering(ABC):
 
     def settings(self) -> dict[str, Any]:
         """What of this task is part of a cell's identity."""
-        return {**asdict(self), "stop": list(self.stop)}
+        return {**{k: v for k, v in asdict(self).items() if k != "batch"}, "stop": list(self.stop)}
 
     def check(self, job: Job) -> None:
         """Refuse, before anything is loaded, what this task cannot do."""
@@ -79,23 +82,37 @@ class Answering(ABC):
             )
 
     def rows(self, job: Job) -> Iterator[Row]:
-        """Rows of all examples, a document's together. A record that the journal holds is not made again."""
+        """Rows of all examples, a document's together, once all are answered. A record that the journal holds is not made
+        again."""
         loaded = load(job)
         asked = self._prompts(job, loaded.tokenizer)
         total = sum(len(prompt.ids) + self.new_tokens for _, prompts in asked for prompt in prompts)
         job.progress.start(total)
-        writer = Writer(loaded, job, self.new_tokens, stop=self.stop)
-        journal = Journal(job.journal)
         bos = asked[0][1][0].ids[:1] == [loaded.tokenizer.bos_token_id]
+        journal = Journal(job.journal)
+        self._answer(loaded, job, asked, journal)
+        for examples, _ in asked:
+            for example in examples:
+                yield from self._rows(example, journal.records[example.id], {**job.columns, "bos": bos})
+
+    def _answer(self, loaded: Loaded, job: Job, asked: list[tuple[list[Example], list[Prompt]]], journal: Journal) -> None:
+        """Fill the journal. Of a document with several questions, what they share is read once."""
+        writer = Writer(loaded, job, self.new_tokens, stop=self.stop)
+        todo = []
         for examples, prompts in asked:
-            read = min(prompt.reading for prompt in prompts)  # of what a long question leaves less room for
+            # of the document, as much as the longest question leaves room for
+            read = min(prompt.reading for prompt in prompts) if len(prompts) > 1 else 0
             for example, prompt in zip(examples, prompts, strict=True):
-                record = journal.get(example.id)
-                if record is None:
-                    answer = writer.answer(prompt.ids, read=read, document=zlib.crc32(example.document.encode()))
-                    record = journal.add(example.id, self._record(example, prompt, answer))
+                if journal.get(example.id) is None:
+                    todo.append((example, prompt, Asked(prompt.ids, read, zlib.crc32(example.document.encode()))))
+                else:
+                    job.progress.advance(len(prompt.ids) + self.new_tokens)
+        for at in range(0, len(todo), self.batch):
+            batch = todo[at : at + self.batch]
+            answers = writer.answers([one for _, _, one in batch])
+            for (example, prompt, _), answer in zip(batch, answers, strict=True):
+                journal.add(example.id, self._record(example, prompt, answer))
                 job.progress.advance(len(prompt.ids) + self.new_tokens)
-                yield from self._rows(example, record, {**job.columns, "bos": bos})
 
     def _prompts(self, job: Job, tokenizer: Any) -> list[tuple[list[Example], list[Prompt]]]:
         """The questions on each document and their prompts: all of them, so that one without room stops nothing midway."""

@@ -21,7 +21,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from msrnn_bench.job import Job
 from msrnn_bench.models import Loaded
 from msrnn_bench.multistate.attention import Session, bounded
-from msrnn_bench.multistate.cache import MultiState
+from msrnn_bench.multistate.cache import LayerReport, MultiState
 from msrnn_bench.policies import Baseline, Full
 
 PIECE = 1024  # tokens a forward pass while a prompt is read; memory and speed, never the result
@@ -52,6 +52,16 @@ class Answer:
         }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A prompt. The states after its first `read` ids are kept for a next prompt that begins alike; `document` is what
+    the random policy draws by, and prompts of unlike documents share nothing."""
+
+    ids: list[int]
+    read: int = 0
+    document: int = 0
+
+
 @dataclass
 class Writer:
     """One loaded model under the job's policy. `new_tokens` at most are written, until an end mark or a text of `stop`
@@ -62,88 +72,122 @@ class Writer:
     new_tokens: int
     stop: tuple[str, ...] = ()
     _kept: list[tuple[list[int], MultiState]] = field(default_factory=list)  # states at earlier ends of reading
-    _session: Session | None = None
     _document: int | None = None
 
-    def answer(self, ids: list[int], *, read: int = 0, document: int = 0) -> Answer:
-        """Greedy. The states after the first `read` ids are kept for a next prompt that begins alike; `document` is
-        what the random policy draws by."""
-        begin = time.perf_counter()
-        states = self._read(ids, read, document)
-        return self._write(ids, states, 1, [], begin)[0]
+    def __post_init__(self) -> None:
+        job = self.job
+        policy = Full() if isinstance(job.policy, Baseline) else job.policy
+        size = job.cache if policy.evicts else None
+        self._session = bounded(
+            self.loaded.model, policy, size, engine=job.engine, prefill=job.prefill, positions=job.positions
+        )  # fmt: skip
 
-    def sample(self, ids: list[int], processors: Sequence[LogitsProcessor], rows: int, *, document: int = 0) -> list[Answer]:
+    def answer(self, one: Asked) -> Answer:
+        """As `answers`, of one prompt."""
+        return self.answers([one])[0]
+
+    def answers(self, asked: Sequence[Asked]) -> list[Answer]:
+        """Greedy. Prompts are read one by one and answered in one batch, for a decode step costs little more for eight
+        rows than for one; each gets what it gets alone, up to the last bits that a batch changes."""
+        states, seconds = [], []
+        for one in asked:
+            begin = time.perf_counter()
+            if (read := self._read(one)) is not None:
+                states.append(read)
+            seconds.append(time.perf_counter() - begin)
+        return self._write(asked, MultiState.join(states) if states else None, [], seconds)
+
+    def sample(self, one: Asked, processors: Sequence[LogitsProcessor], rows: int) -> list[Answer]:
         """`rows` answers to one prompt, in one batch; `processors` say how they come to differ."""
         begin = time.perf_counter()
-        states = self._read(ids, len(ids) - 1, document)
-        return self._write(ids, states, rows, processors, begin)
+        states = self._read(one)
+        seconds = (time.perf_counter() - begin) / rows
+        forked = None if states is None else states.fork(rows)
+        return self._write([one] * rows, forked, processors, [seconds] * rows)
 
-    def _read(self, ids: list[int], read: int, document: int) -> MultiState | None:
-        """The states after a beginning of `ids`, as much of it as was read before or is asked for; None for none."""
-        if self._document != document or self._session is None:
-            policy = Full() if isinstance(self.job.policy, Baseline) else self.job.policy
-            size = self.job.cache if policy.evicts else None
-            options: dict[str, Any] = {"engine": self.job.engine, "prefill": self.job.prefill, "positions": self.job.positions}
-            self._session = bounded(self.loaded.model, policy, size, documents=[document], **options)
-            self._kept, self._document = [], document
-        if self.job.prefill == "oneshot":
+    def _read(self, one: Asked) -> MultiState | None:
+        """The states after all ids but the last; None under `oneshot`, which reads a prompt in one piece."""
+        if self.job.prefill == "oneshot" or len(one.ids) < 2:
             return None
-        while self._kept and ids[: len(self._kept[-1][0])] != self._kept[-1][0]:
+        if one.document != self._document:
+            self._kept, self._document = [], one.document
+        most = one.ids[:-1]
+        while self._kept and most[: len(self._kept[-1][0])] != self._kept[-1][0]:
             self._kept.pop()
-        done = len(self._kept[-1][0]) if self._kept else 0
-        if read > done:
-            states = self._kept[-1][1].fork() if self._kept else None
-            self._session.documents = (document,)
-            with self._session:
-                for at in range(done, read, PIECE):
-                    states = self._forward(ids[at : min(at + PIECE, read)], states)
-            assert states is not None
-            self._kept.append((ids[:read], states))
-        return self._kept[-1][1] if self._kept else None
+        states, done = None, 0
+        if self._kept:
+            states, done = self._kept[-1][1].fork(), len(self._kept[-1][0])
+        self._session.documents = (one.document,)
+        with self._session:
+            if min(one.read, len(most)) > done:
+                states = self._forward(most[done : one.read], states)
+                done = min(one.read, len(most))
+                self._kept.append((most[:done], states.fork()))
+            return self._forward(most[done:], states) if most[done:] else states
 
     def _forward(self, ids: list[int], states: MultiState | None) -> MultiState:
-        """Read on; the logits, which nobody asked for, of one token only."""
+        """Read on, a piece at a time; the logits, which nobody asked for, of one token only."""
         model = self.loaded.model
         last: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-        return model(torch.tensor([ids], device=model.device), past_key_values=states, **last).past_key_values
+        for at in range(0, len(ids), PIECE):
+            piece = torch.tensor([ids[at : at + PIECE]], device=model.device)
+            states = model(piece, past_key_values=states, **last).past_key_values
+        assert states is not None
+        return states
 
     def _write(
-        self, ids: list[int], states: MultiState | None, rows: int, processors: Sequence[LogitsProcessor], begin: float
+        self, asked: Sequence[Asked], states: MultiState | None, processors: Sequence[LogitsProcessor], seconds: list[float]
     ) -> list[Answer]:
+        begin = time.perf_counter()
         model, session = self.loaded.model, self._session
-        assert session is not None
-        prompt = torch.tensor([ids] * rows, device=model.device)
-        past = None if states is None else states.fork(rows)
         ends = end_marks(self.loaded)
+        pad = ends[0] if ends else 0
+        width = max(len(one.ids) for one in asked)
+        gaps = [width - len(one.ids) for one in asked]
+        prompts = torch.tensor([[pad] * gap + one.ids for gap, one in zip(gaps, asked, strict=True)], device=model.device)
+        mask = torch.ones_like(prompts)
+        for row, gap in enumerate(gaps):
+            mask[row, :gap] = 0
         config = GenerationConfig(
-            max_new_tokens=self.new_tokens, do_sample=False, eos_token_id=ends or None, pad_token_id=ends[0] if ends else 0
-        )
-        stop = StoppingCriteriaList([_Stop(self.loaded.tokenizer, self.stop, len(ids))] if self.stop else [])
-        session.documents = (self._document,) * rows  # type: ignore[assignment]
+            max_new_tokens=self.new_tokens, do_sample=False, eos_token_id=ends or None, pad_token_id=pad
+        )  # fmt: skip
+        stop = StoppingCriteriaList([_Stop(self.loaded.tokenizer, self.stop, width)] if self.stop else [])
+        session.documents = tuple(one.document for one in asked)
         with session, _no_defaults(model):
             out = model.generate(
-                prompt, attention_mask=torch.ones_like(prompt), past_key_values=past, generation_config=config,
+                prompts, attention_mask=mask, past_key_values=states, generation_config=config,
                 logits_processor=LogitsProcessorList(processors), stopping_criteria=stop,
             )  # fmt: skip
-        seconds = (time.perf_counter() - begin) / rows
-        new = [_until_end(row[len(ids) :].tolist(), ends) for row in out]
-        fed = out.shape[1] - 1  # the last token written was not read
-        check_states(session, self.job, [fed] * rows)
-        return [self._answer(ids, tokens, ends, session, seconds) for tokens in new]
+        share = (time.perf_counter() - begin) / len(asked)
+        fed = out.shape[1] - width - 1  # the last token written was not read
+        check_states(session, self.job, [len(one.ids) + fed for one in asked])
+        layers = session.layers
+        return [
+            self._answer(len(one.ids), _until_end(row[width:].tolist(), ends), ends, layers, number, spent + share)
+            for number, (one, row, spent) in enumerate(zip(asked, out, seconds, strict=True))
+        ]
 
-    def _answer(self, ids: list[int], tokens: list[int], ends: list[int], session: Session, seconds: float) -> Answer:
+    def _answer(
+        self, prompt: int, tokens: list[int], ends: list[int], layers: list[LayerReport], row: int, seconds: float
+    ) -> Answer:
+        """What row `row` wrote. What it held is that up to its own end, not to the end of the batch."""
         ended = bool(tokens) and tokens[-1] in ends
         text = self.loaded.tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True)
         for mark in self.stop:
             text = text.split(mark)[0]
-        read, layers = len(ids) + len(tokens) - 1, session.layers
-        due = max(0, read - self.job.cache) if self.job.policy.evicts and self.job.cache is not None else 0
+        read = prompt + len(tokens) - 1
+        bound = self.job.cache if self.job.policy.evicts and self.job.cache is not None else read
+        due, held = max(0, read - bound), min(read, bound)
         return Answer(
-            text=text, tokens=tokens, prompt_tokens=len(ids), ended=ended, seconds=seconds,
-            evictions=due, first_eviction=min(int(layer.first_eviction.min()) for layer in layers) if due else None,
-            max_states=min(read, self.job.cache) if due and self.job.cache is not None else read,
-            state_bytes=sum(layer.nbytes for layer in layers) // len(layers[0].largest),
+            text=text, tokens=tokens, prompt_tokens=prompt, ended=ended, seconds=seconds,
+            evictions=due, first_eviction=min(int(layer.first_eviction[row].min()) for layer in layers) if due else None,
+            max_states=held, state_bytes=sum(held * layer.nbytes // sum(map(_alive, layer.kept)) for layer in layers),
         )  # fmt: skip
+
+
+def _alive(kept: Tensor) -> int:
+    """States of one row, from their positions [P, alive]."""
+    return kept.shape[-1]
 
 
 @contextlib.contextmanager

@@ -162,14 +162,12 @@ class BoundedLM(HFLM):
             yield index, [logprob, greedy], spent
 
     def _write(self, work: list[Prompt]) -> Iterator[tuple[int, str, Doings]]:
-        """Only prompts of the same options share a batch; of one length too where nothing is evicted, for rows of unequal
-        states are stepped one by one."""
+        """Only prompts of the same options share a batch."""
 
-        def alike(index: int) -> tuple[str, int]:
-            length = 0 if self.job.policy.evicts else len(work[index].ids)
-            return json.dumps(work[index].options, sort_keys=True, default=str), -length
+        def alike(index: int) -> str:
+            return json.dumps(work[index].options, sort_keys=True, default=str)
 
-        order = sorted(range(len(work)), key=lambda index: (*alike(index), -len(work[index].ids)))
+        order = sorted(range(len(work)), key=lambda index: (alike(index), -len(work[index].ids)))
         for _, group in groupby(order, key=alike):
             indices = list(group)
             for at in range(0, len(indices), self.batch_size):

@@ -18,7 +18,7 @@ from msrnn_bench.journal import Journal
 from msrnn_bench.policies import Baseline
 from msrnn_bench.results import Row
 from msrnn_bench.tasks import needles
-from msrnn_bench.tasks.answers import Answer, Writer
+from msrnn_bench.tasks.answers import Answer, Asked, Writer
 from msrnn_bench.tasks.loading import load
 from msrnn_bench.tasks.prompts import Prompt, check_template, fit, frame
 
@@ -131,7 +131,7 @@ class Retrieval:
                     )  # fmt: skip
 
     def _ask(self, writer: Writer, case: Case) -> dict[str, Any]:
-        answer = writer.answer(case.prompt.ids, read=case.read, document=zlib.crc32(case.document.encode()))
+        answer = writer.answer(Asked(case.prompt.ids, case.read, zlib.crc32(case.document.encode())))
         return {
             "question": case.hidden.question, "needle": case.hidden.planted[case.hidden.asked][1], "at": case.at,
             "value": case.hidden.value, "correct": needles.found(case.hidden.value, answer.text), "cut": case.prompt.cut,

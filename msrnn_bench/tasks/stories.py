@@ -25,7 +25,7 @@ from msrnn_bench.models import Loaded, LocalModel
 from msrnn_bench.multistate.attention import bounded
 from msrnn_bench.policies import Baseline, Full
 from msrnn_bench.results import Row
-from msrnn_bench.tasks.answers import Answer, Writer
+from msrnn_bench.tasks.answers import Answer, Asked, Writer
 from msrnn_bench.tasks.judges import (
     OUTCOMES,
     Endpoint,
@@ -184,7 +184,7 @@ class Stories:
             sampler = Sampler(
                 seed=job.seed, numbers=batch, prompt=len(ids), temperature=self.temperature, top_p=self.top_p
             )  # fmt: skip
-            for number, answer in zip(batch, writer.sample(ids, [sampler], len(batch)), strict=True):
+            for number, answer in zip(batch, writer.sample(Asked(ids), [sampler], len(batch)), strict=True):
                 nll = written_loss(loaded.model, ids, answer.tokens, job.engine)
                 journal.add(prefix + _key(number), {"text": answer.text, "nll": nll, "answer": asdict(answer)})
                 job.progress.advance(size)
