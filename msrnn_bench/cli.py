@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from msrnn_bench.model_files import out_of_memory
 
         if out_of_memory(error):
-            return _fail("out of memory: take less at a time (task.chunk=256; task.batch=1), dtype=bfloat16 or a smaller cache", 1)
+            return _fail("out of memory: take less at a time (task.chunk=256, task.batch=1), dtype=bfloat16 or a smaller k", 1)
         text = " ".join(str(error).split())
         return _fail(f"failed ({type(error).__name__}: {text[:400]}); --debug shows where", 1)
 
