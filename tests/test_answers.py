@@ -49,6 +49,12 @@ def test_some_rows_end_before_others():
     assert min(lengths) < NEW == max(lengths)
 
 
+def test_a_prompt_of_one_token_has_nothing_to_read_ahead():
+    prompts = [*asked()[:2], Asked([7], document=9)]
+    together = [answer.tokens for answer in writer("tova").answers(prompts)]
+    assert together == [writer("tova").answer(one).tokens for one in prompts]
+
+
 @pytest.mark.parametrize("prefill", ["stepwise", "oneshot"])
 @pytest.mark.parametrize("policy", ["full", "tova", "h2o", "random"])
 def test_the_scan_answers_as_the_recurrence(policy, prefill):

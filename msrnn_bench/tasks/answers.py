@@ -92,10 +92,10 @@ class Writer:
         states, seconds = [], []
         for one in asked:
             begin = time.perf_counter()
-            if (read := self._read(one)) is not None:
-                states.append(read)
+            states.append(self._read(one))
             seconds.append(time.perf_counter() - begin)
-        return self._write(asked, MultiState.join(states) if states else None, [], seconds)
+        read = [state for state in states if state is not None]
+        return self._write(asked, MultiState.join(read) if len(read) == len(asked) else None, [], seconds)
 
     def sample(self, one: Asked, processors: Sequence[LogitsProcessor], rows: int) -> list[Answer]:
         """`rows` answers to one prompt, in one batch; `processors` say how they come to differ."""
@@ -106,7 +106,8 @@ class Writer:
         return self._write([one] * rows, forked, processors, [seconds] * rows)
 
     def _read(self, one: Asked) -> MultiState | None:
-        """The states after all ids but the last; None under `oneshot`, which reads a prompt in one piece."""
+        """The states after all ids but the last; None where there are none, and under `oneshot`, which reads a prompt in
+        one piece: `generate` then reads it."""
         if self.job.prefill == "oneshot" or len(one.ids) < 2:
             return None
         if one.document != self._document:
