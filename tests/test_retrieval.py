@@ -443,10 +443,17 @@ def test_variants_blocks_and_what_was_not_measured():
     ]
     figure = plot(table(*parts))
     labels = [ax.get_ylabel() for ax in maps(figure) if ax.get_ylabel()]
-    assert labels == ["TOVA", "H2O", "TOVA\noneshot", "TOVA\nstepwise"]
+    assert labels == ["TOVA", "H2O\nstepwise", "TOVA\nstepwise", "TOVA\noneshot"]
     titles = [ax.get_title(loc="left") for ax in maps(figure) if ax.get_title(loc="left")]
     assert titles == ["m on filler (multi)\n", "m on filler (single)\n"]
     assert numbers(maps(figure)[1]) == ["100"] * 5 + ["–"]
+
+
+def test_a_place_means_the_same_in_every_map():
+    """A line of fewer lengths or depths leaves places open instead of stretching over them."""
+    short = [row for row in rows("tova", 64, lambda length, depth: 2, prefill="oneshot") if row["length"] == 4000]
+    figure = plot(table(rows("tova", 64, lambda length, depth: 4), [row for row in short if row["depth"] < 1]))
+    assert [numbers(ax) for ax in maps(figure)] == [["100"] * 6, ["–", "50", "–", "50", "–", "–"]]
 
 
 def test_seeds_are_more_examples_and_the_larger_cell_counts():

@@ -34,20 +34,25 @@ _DEPTH, _AROUND, _CAPTION_LINE = 0.14, 0.14, 0.115  # inches: a row of fields, w
 
 @dataclass(frozen=True)
 class Line:
-    """A row of maps: a policy, with what parts it from others of its name, and its fields at every state size."""
+    """A row of maps: a policy, with what parts it from others of its name, and its fields at every state size; `rank`
+    orders the lines of one policy."""
 
     policy: str
     label: str
     fields: pd.DataFrame
+    rank: tuple[bool, str] = (False, "")
 
 
 @dataclass(frozen=True)
 class Block:
-    """What can be compared: the full model's line where there is one, and the policies', the best first."""
+    """What can be compared: the full model's line where there is one, and the policies', the best first. All its maps have
+    the same depths and lengths, so that a place means the same in each."""
 
     title: str
     random: bool
     lines: list[Line]
+    depths: list[float]
+    lengths: list[float]
 
 
 def plot(table: pd.DataFrame, *, note: str | None = None, caption: bool = True) -> Figure:
@@ -104,23 +109,29 @@ def _block(part: pd.DataFrame, fields: pd.DataFrame) -> Block:
     varying = [name for name in _BLOCK[2:] if name != "weights" and fields[name].nunique() > 1]
     what = [settings[name] if name in ("subtask", "dtype") else f"{name} {settings[name]}" for name in varying]
     title = f"{settings['model'].rsplit('/', 1)[-1]} on {settings['dataset']}" + (f" ({', '.join(what)})" if what else "")
-    lines = [line for policy, points in part.groupby("policy") for line in _lines(str(policy), points)]
+    several = part.loc[part["policy"] != "full", "prefill"].nunique() > 1
+    lines = [line for policy, points in part.groupby("policy") for line in _lines(str(policy), points, several)]
     best = {str(policy): points["total"].sum() / points["count"].sum() for policy, points in part.groupby("policy")}
-    lines.sort(key=lambda line: (line.policy != "full", -best[line.policy], line.label))
-    return Block(title, settings["weights"] == "random", lines)
+    lines.sort(key=lambda line: (line.policy != "full", -best[line.policy], line.policy, *line.rank))
+    places = [sorted(part[name].unique()) for name in ("depth", "length")]
+    return Block(title, settings["weights"] == "random", lines, *places)
 
 
-def _lines(policy: str, points: pd.DataFrame) -> list[Line]:
-    """A policy run under several settings is several lines. `recent` follows k by itself: it parts only equal k."""
+def _lines(policy: str, points: pd.DataFrame, prefills: bool) -> list[Line]:
+    """A policy run under several settings is several lines. `recent` follows k by itself: it parts only equal k.
+    `prefills`: the block has both, so every line says which is its own."""
     by_size = points.groupby("cache")["recent"].nunique().max()
     parting = [name for name in _KNOBS if (by_size if name == "recent" else points[name].nunique()) > 1]
+    if prefills and policy != "full" and "prefill" not in parting:
+        parting = ["prefill", *parting]
     label = style.looks([policy])[policy].label.replace(" (", "\n(")
     if not parting:
         return [Line(policy, label, points)]
     made = []
     for values, variant in points.groupby(parting):
         named = [str(v) if n in ("prefill", "engine") else f"{n} {v or '-'}" for n, v in zip(parting, values, strict=True)]
-        made.append(Line(policy, "\n".join([label, *named]), variant))
+        rank = (str(variant["prefill"].iloc[0]) != "stepwise", "\n".join(named))
+        made.append(Line(policy, "\n".join([label, *named]), variant, rank))
     return made
 
 
@@ -143,7 +154,7 @@ def _draw_block(block: Block, rows: list[list[Axes]], sizes: list[float]) -> Non
             if fields.empty or (line.policy == "full" and here):
                 ax.remove()
                 continue
-            _draw_map(ax, fields, named=not here)
+            _draw_map(ax, fields, block, named=not here)
             here[size] = ax
         next(iter(here.values())).set_ylabel(line.label, color=style.looks([line.policy])[line.policy].color, fontweight="bold")
         drawn.append((line, here))
@@ -160,9 +171,10 @@ def _draw_block(block: Block, rows: list[list[Axes]], sizes: list[float]) -> Non
     topmost.set_title(title + above, loc="left", color=style.ALARM if block.random else "black")
 
 
-def _draw_map(ax: Axes, fields: pd.DataFrame, *, named: bool) -> None:
-    """Depths down, lengths across; `named`: with the depths beside it."""
-    shares = 100.0 * fields.assign(value=fields["total"] / fields["count"]).pivot(index="depth", columns="length", values="value")
+def _draw_map(ax: Axes, fields: pd.DataFrame, block: Block, *, named: bool) -> None:
+    """Depths down, lengths across, a dash where nothing was measured; `named`: with the depths beside it."""
+    measured = fields.assign(value=fields["total"] / fields["count"]).pivot(index="depth", columns="length", values="value")
+    shares = 100.0 * measured.reindex(index=block.depths, columns=block.lengths)
     values = shares.to_numpy("float64")
     ax.grid(False)
     ax.imshow(values, cmap=_COLORS, vmin=0, vmax=100, aspect="auto")
