@@ -165,7 +165,8 @@ def bands(panels: list[Panel], quantity: str) -> list[str]:
         return []
     paired = "of the difference to the topline (horizontal band: of the topline itself)"
     kind = paired if all(panel.paired for panel in panels) else f"of the {quantity}"
-    return [f"Bands: 95% bootstrap intervals over documents, {kind}."]
+    agreed = " Of no width where all documents agree, which is not certainty." if any(panel.agreed for panel in panels) else ""
+    return [f"Bands: 95% bootstrap intervals over documents, {kind}.{agreed}"]
 
 
 def failures(failed: int) -> list[str]:

@@ -43,6 +43,12 @@ class Panel:
         return any(points["bottom"].notna().any() for points in self.lines.values())
 
     @property
+    def agreed(self) -> bool:
+        """Whether some band has no width beside the topline: documents that all agree, resampled, have nothing to vary."""
+        full = None if self.topline is None else self.topline["value"]
+        return any(((p["top"] == p["bottom"]) & (p["value"] != full)).any() for p in self.lines.values())
+
+    @property
     def sizes(self) -> list[float]:
         return sorted({float(size) for points in self.lines.values() for size in points["cache"]})
 
