@@ -50,12 +50,9 @@ def scan(
 
 
 def decodes(q: Tensor, rule: Rule, state: State, padding: Tensor | None, trace: bool) -> bool:
-    """Whether decode.py can take this call of one token: a rule and a dtype that it knows, and a bounded state, or rows
-    of unlike unbounded ones (the products of torch, which are faster where nothing is evicted, need rows alike)."""
+    """Whether decode.py can take this call of one token: a rule and a dtype that it knows, bounded or not."""
     known = (torch.float32, torch.float64, torch.bfloat16)
-    if not _compiled(q, rule) or q.dtype not in known or state.empty or trace or padding is not None:
-        return False
-    return rule.state_size is not None or len({*zip(state.alive, state.seen, strict=True)}) > 1
+    return _compiled(q, rule) and q.dtype in known and not (state.empty or trace) and padding is None
 
 
 def _blocks(q: Tensor, k: Tensor, v: Tensor, *, rule: Rule, state: State, scale: float, trace: bool) -> tuple[Tensor, State]:
