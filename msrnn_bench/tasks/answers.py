@@ -75,12 +75,7 @@ class Writer:
     _document: int | None = None
 
     def __post_init__(self) -> None:
-        job = self.job
-        policy = Full() if isinstance(job.policy, Baseline) else job.policy
-        size = job.cache if policy.evicts else None
-        self._session = bounded(
-            self.loaded.model, policy, size, engine=job.engine, prefill=job.prefill, positions=job.positions
-        )  # fmt: skip
+        self._session = job_session(self.loaded.model, self.job)
 
     def answer(self, one: Asked) -> Answer:
         """As `answers`, of one prompt."""
@@ -143,12 +138,8 @@ class Writer:
         model, session = self.loaded.model, self._session
         ends = end_marks(self.loaded)
         pad = ends[0] if ends else 0
-        width = max(len(one.ids) for one in asked)
-        gaps = [width - len(one.ids) for one in asked]
-        prompts = torch.tensor([[pad] * gap + one.ids for gap, one in zip(gaps, asked, strict=True)], device=model.device)
-        mask = torch.ones_like(prompts)
-        for row, gap in enumerate(gaps):
-            mask[row, :gap] = 0
+        prompts, mask = padded([one.ids for one in asked], model.device, left=True, pad=pad)
+        width = prompts.shape[1]
         config = GenerationConfig(
             max_new_tokens=self.new_tokens, do_sample=False, eos_token_id=ends or None, pad_token_id=pad
         )  # fmt: skip
@@ -177,18 +168,32 @@ class Writer:
         for mark in self.stop:
             text = text.split(mark)[0]
         read = prompt + len(tokens) - 1
-        bound = self.job.cache if self.job.policy.evicts and self.job.cache is not None else read
-        due, held = max(0, read - bound), min(read, bound)
+        due = evictions_due(self.job, read)
+        held = read - due
         return Answer(
             text=text, tokens=tokens, prompt_tokens=prompt, ended=ended, seconds=seconds,
             evictions=due, first_eviction=min(int(layer.first_eviction[row].min()) for layer in layers) if due else None,
-            max_states=held, state_bytes=sum(held * layer.nbytes // sum(map(_alive, layer.kept)) for layer in layers),
+            max_states=held,
+            state_bytes=sum(held * layer.nbytes // sum(kept.shape[-1] for kept in layer.kept) for layer in layers),
         )  # fmt: skip
 
 
-def _alive(kept: Tensor) -> int:
-    """States of one row, from their positions [P, alive]."""
-    return kept.shape[-1]
+def job_session(model: Any, job: Job, documents: Sequence[int] | None = None) -> Session:
+    """The job's policy around the model; the baseline, which shortens texts, evicts nothing."""
+    policy = Full() if isinstance(job.policy, Baseline) else job.policy
+    return bounded(
+        model, policy, job.cache if job.policy.evicts else None, engine=job.engine, prefill=job.prefill,
+        positions=job.positions, documents=documents,
+    )  # fmt: skip
+
+
+def padded(rows: Sequence[Sequence[int]], device: Any, *, left: bool, pad: int = 0) -> tuple[Tensor, Tensor]:
+    """Ids and mask, both [B, longest]."""
+    longest = max(map(len, rows))
+    gaps = [longest - len(row) for row in rows]
+    ids = [[pad] * gap + [*row] if left else [*row] + [pad] * gap for row, gap in zip(rows, gaps, strict=True)]
+    real = [[0] * gap + [1] * len(row) if left else [1] * len(row) + [0] * gap for row, gap in zip(rows, gaps, strict=True)]
+    return torch.tensor(ids, device=device), torch.tensor(real, device=device)
 
 
 @contextlib.contextmanager
@@ -202,16 +207,21 @@ def _no_defaults(model: Any) -> Iterator[None]:
         model.generation_config = own
 
 
+def evictions_due(job: Job, read: int) -> int:
+    """How many states of a layer must have left once `read` tokens were read; the others are held."""
+    return max(0, read - job.cache) if job.policy.evicts and job.cache is not None else 0
+
+
 def check_states(session: Session, job: Job, read: list[int]) -> None:
     """A policy that did not evict exactly what was due in every layer and row is an error, not a result."""
     for number, layer in enumerate(session.layers):
         evicted = layer.evictions.double().mean(-1).tolist()  # a mean over heads that decide alone
         for row, tokens in enumerate(read):
-            bound = job.cache if job.policy.evicts and job.cache is not None else tokens
-            if evicted[row] != max(0, tokens - bound) or layer.largest[row] > max(bound, 0):
+            due = evictions_due(job, tokens)
+            if evicted[row] != due or layer.largest[row] > tokens - due:
                 raise RuntimeError(
-                    f"policy {job.policy.name} evicted {evicted[row]:g} states in layer {number} where {max(0, tokens - bound)} "
-                    f"were due, and held {layer.largest[row]} of {bound}: it did not act as it should, so nothing was measured"
+                    f"policy {job.policy.name} evicted {evicted[row]:g} states in layer {number} where {due} were "
+                    f"due, and held {layer.largest[row]} of {tokens - due}: it did not act as it should, so nothing was measured"
                 )
 
 

@@ -29,9 +29,9 @@ from msrnn_bench.journal import Journal
 from msrnn_bench.models import Loaded
 from msrnn_bench.multistate.attention import Session
 from msrnn_bench.policies import Baseline
-from msrnn_bench.tasks.answers import check_states, end_marks
+from msrnn_bench.tasks.answers import check_states, end_marks, padded
 from msrnn_bench.tasks.harness_context import quiet
-from msrnn_bench.tasks.harness_scoring import Doings, Scorer, Target, doings, padded, session
+from msrnn_bench.tasks.harness_scoring import Doings, Scorer, Target, doings, session
 
 
 @dataclass(frozen=True)

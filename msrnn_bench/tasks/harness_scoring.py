@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from msrnn_bench.job import Job
-from msrnn_bench.multistate.attention import Session, bounded
+from msrnn_bench.multistate.attention import Session
 from msrnn_bench.multistate.cache import LayerReport, MultiState
-from msrnn_bench.policies import Baseline, Full
-from msrnn_bench.tasks.answers import check_states
+from msrnn_bench.tasks.answers import check_states, evictions_due, job_session, padded
 
 PASS = 1024  # tokens of a forward pass, all rows together; memory and speed, never the result
 PIECE = 32  # rows of logits turned into a loss at a time
@@ -75,25 +74,12 @@ class Doings:
 
 def session(model: Any, job: Job, rows: Sequence[tuple[int, ...]]) -> Session:
     """The job's policy on a batch; what the random policy draws by is each row's content, `rows`."""
-    policy = Full() if isinstance(job.policy, Baseline) else job.policy
-    return bounded(
-        model, policy, job.cache if job.policy.evicts else None, engine=job.engine, prefill=job.prefill, positions=job.positions,
-        documents=[zlib.crc32(json.dumps(row).encode()) for row in rows],
-    )  # fmt: skip
-
-
-def padded(rows: Sequence[tuple[int, ...]], device: Any, *, left: bool, pad: int = 0) -> tuple[Tensor, Tensor]:
-    """Ids and mask, both [B, longest]."""
-    longest = max(map(len, rows))
-    gaps = [longest - len(row) for row in rows]
-    ids = [[pad] * gap + [*row] if left else [*row] + [pad] * gap for row, gap in zip(rows, gaps, strict=True)]
-    real = [[0] * gap + [1] * len(row) if left else [1] * len(row) + [0] * gap for row, gap in zip(rows, gaps, strict=True)]
-    return torch.tensor(ids, device=device), torch.tensor(real, device=device)
+    return job_session(model, job, [zlib.crc32(json.dumps(row).encode()) for row in rows])
 
 
 def doings(layers: list[LayerReport], job: Job, row: int, *, start: int, end: int, cut: int) -> Doings:
     """Of a row whose tokens up to `end - 1` were read. `check_states` has seen to it that what was due was done."""
-    due = max(0, end - 1 - job.cache) if job.policy.evicts and job.cache is not None else 0
+    due = evictions_due(job, end - 1)
     first = min(int(layer.first_eviction[row].min()) for layer in layers) if due else None
     return Doings(start, end, end - start, cut, due, first, max_states=end - 1 - due)
 
