@@ -2,7 +2,7 @@
 
 One line of the summary is one cell and metric (and subtask and length, where a task has them): two cells are never
 pooled, even where every setting that is a column agrees (a text or a policy edited between two runs), for that would
-count documents twice. Does not know the tasks.
+count documents twice. Does not know the tasks, but for one thing: in which of them the policy wrote what is scored.
 """
 
 import logging
@@ -25,6 +25,7 @@ _AT_ONCE = 100  # resamples drawn together: bounds the memory, not the result
 PARTS = ["metric", "subtask", "length"]  # what of a cell has a line of its own
 KEYS = [*SETTINGS[1:], *PARTS]
 TOPLINE_KEYS = ["task", "dataset", "model", "weights", "context", "seed", "bos", "dtype", "positions", "template", *PARTS]
+WRITTEN = {"stories"}  # tasks that score what the policy wrote: a pair shares its seed, not its number of tokens
 SUMMARY_TYPES = {
     **{key: COLUMN_TYPES[key][0] for key in KEYS},
     **dict.fromkeys(["documents", "count"], "Int64"),
@@ -136,14 +137,17 @@ def _resampled(metric: str, documents: pd.DataFrame) -> np.ndarray:
 
 
 def _topline(group: pd.DataFrame, own: pd.DataFrame, full: list[tuple[pd.DataFrame, pd.DataFrame]]) -> pd.DataFrame | None:
-    """The full model's sums over the same documents; None where it did not score every one of them alike.
+    """The full model's sums over the same documents; None where it did not score every one of them alike: as many
+    tokens of each, unless they are its own (`WRITTEN`).
 
     Engine and prefill do not change the full model; where there is a choice, the cell that agrees in them is taken."""
     found: dict[tuple[bool, ...], list[tuple[str, pd.DataFrame]]] = {}
     preferred = ["cell", "engine", "prefill"]
+    written = group["task"].iloc[0] in WRITTEN
     for other, sums in full:
         sums = sums.reindex(own.index)
-        if (sums["count"] == own["count"]).fillna(False).all():
+        alike = sums["count"].notna() if written else (sums["count"] == own["count"]).fillna(False)
+        if alike.all():
             rank = tuple(a == b for a, b in zip(_values(other, preferred), _values(group, preferred), strict=True))
             found.setdefault(rank, []).append((other["cell"].iloc[0], sums))
     if not found:

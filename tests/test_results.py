@@ -263,6 +263,20 @@ def test_no_topline_where_the_full_model_saw_something_else(tmp_path: Path, chan
     assert tova["value"] > 0 and tova[["topline", "difference", "difference_low"]].isna().all()
 
 
+def test_stories_are_paired_by_seed_however_long_they_are(tmp_path: Path):
+    # nats per token by seed: full 1 and 2, tova 2 and 3 over twice and half as many tokens
+    full, tova = replace(FULL, task="stories"), replace(BASE, task="stories")
+    put(tmp_path, "full", sums(full, a=(10.0, 10), b=(40.0, 20)))
+    put(tmp_path, "tova", sums(tova, a=(40.0, 20), b=(30.0, 10)))
+    ours = line(collect(tmp_path)[1], "tova")
+    assert ours["difference"] == pytest.approx(math.exp(70 / 30) - math.exp(50 / 30))
+    # resampling two seeds gives aa, ab (twice), bb: each the difference of the same seeds' values
+    assert ours["difference_low"] == pytest.approx(math.exp(2) - math.exp(1))
+    assert ours["difference_high"] == pytest.approx(math.exp(3) - math.exp(2))
+    put(tmp_path, "h2o", sums(replace(tova, policy="h2o", memory=1.0), a=(40.0, 20), unwritten=(30.0, 10)))
+    assert pd.isna(line(collect(tmp_path)[1], "h2o")["difference"])
+
+
 def test_engine_and_prefill_do_not_part_a_line_from_its_topline(tmp_path: Path):
     put(tmp_path, "full", [replace(FULL, engine="recurrence", total=8.0)])
     put(tmp_path, "tova", [replace(BASE, prefill="oneshot")])
