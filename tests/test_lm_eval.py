@@ -243,6 +243,31 @@ def test_generation_is_bounded_and_batches_do_not_matter(policy):
     assert found == model(policy, 16).generate_until(ask("generate_until", *[(text, options) for text in texts]))
 
 
+def test_what_the_random_policy_draws_by_goes_with_the_row():
+    texts = ["Once upon a time there was a dog and a cat and a red ball", "The dog ran and ran until", "T"]
+    asked = ask("generate_until", *[(text, {"until": [], "max_gen_toks": 16, "do_sample": False}) for text in texts])
+    alone = model("random", 12).generate_until(asked)
+    assert model("random", 12, batch_size=2).generate_until(asked) == alone
+    assert len(set(alone)) == 3 and alone != model("full").generate_until(asked)
+
+
+@pytest.mark.parametrize("option", ["num_beams", "num_return_sequences"])
+def test_several_answers_are_refused(option):
+    with pytest.raises(UsageError, match=f"{option}=2; lm-eval's tasks are answered once"):
+        model().generate_until(ask("generate_until", ("Once upon", {"until": [], option: 2})))
+
+
+def test_prompts_are_read_one_by_one_and_answered_together():
+    lm, shapes = model("tova", 16, batch_size=2), []
+    asked = [("Once upon a time there was", {"until": [], "max_gen_toks": 4}), ("The dog", {"until": [], "max_gen_toks": 4})]
+    with lm.model.register_forward_pre_hook(
+        lambda _, args, named: shapes.append(tuple((*args, *named.values())[0].shape)), with_kwargs=True
+    ):
+        lm.generate_until(ask("generate_until", *asked))
+    read = [len(lm.tok_encode(text)) - 1 for text, _ in asked]
+    assert shapes == [*((1, tokens) for tokens in read), *[(2, 1)] * 4]
+
+
 def test_until_and_options_are_heeded():
     lm = model("tova", 16, batch_size=4)
     asked = [("Once upon a time", {"until": [","], "max_gen_toks": 30}), ("Once upon a time", {"max_gen_toks": 3, "until": []})]

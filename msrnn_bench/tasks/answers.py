@@ -116,20 +116,10 @@ class Writer:
         self._session.documents = (one.document,)
         with self._session:
             if min(one.read, len(most)) > done:
-                states = self._forward(most[done : one.read], states)
+                states = read_on(self.loaded.model, most[done : one.read], states)
                 done = min(one.read, len(most))
                 self._kept.append((most[:done], states.fork()))
-            return self._forward(most[done:], states) if most[done:] else states
-
-    def _forward(self, ids: list[int], states: MultiState | None) -> MultiState:
-        """Read on, a piece at a time; the logits, which nobody asked for, of one token only."""
-        model = self.loaded.model
-        last: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-        for at in range(0, len(ids), PIECE):
-            piece = torch.tensor([ids[at : at + PIECE]], device=model.device)
-            states = model(piece, past_key_values=states, **last).past_key_values
-        assert states is not None
-        return states
+            return read_on(self.loaded.model, most[done:], states) if most[done:] else states
 
     def _write(
         self, asked: Sequence[Asked], states: MultiState | None, processors: Sequence[LogitsProcessor], seconds: list[float]
@@ -185,6 +175,17 @@ def job_session(model: Any, job: Job, documents: Sequence[int] | None = None) ->
         model, policy, job.cache if job.policy.evicts else None, engine=job.engine, prefill=job.prefill,
         positions=job.positions, documents=documents,
     )  # fmt: skip
+
+
+def read_on(model: Any, ids: Sequence[int], states: MultiState | None = None) -> MultiState:
+    """Read one row of ids, at least one, within a session, a piece at a time; the logits, which nobody asked for, of one
+    token only."""
+    last: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    for at in range(0, len(ids), PIECE):
+        piece = torch.tensor([ids[at : at + PIECE]], device=model.device)
+        states = model(piece, past_key_values=states, **last).past_key_values
+    assert states is not None
+    return states
 
 
 def padded(rows: Sequence[Sequence[int]], device: Any, *, left: bool, pad: int = 0) -> tuple[Tensor, Tensor]:

@@ -28,8 +28,9 @@ from msrnn_bench.job import Job
 from msrnn_bench.journal import Journal
 from msrnn_bench.models import Loaded
 from msrnn_bench.multistate.attention import Session
+from msrnn_bench.multistate.cache import MultiState
 from msrnn_bench.policies import Baseline
-from msrnn_bench.tasks.answers import check_states, end_marks, padded
+from msrnn_bench.tasks.answers import check_states, end_marks, padded, read_on
 from msrnn_bench.tasks.harness_context import quiet
 from msrnn_bench.tasks.harness_scoring import Doings, Scorer, Target, doings, session
 
@@ -138,6 +139,12 @@ class BoundedLM(HFLM):
 
     def _prompt(self, request: Any) -> Prompt:
         text, options = request.args[:2]
+        for name in ("num_beams", "num_return_sequences"):
+            if options.get(name, 1) != 1:
+                raise UsageError(
+                    f"{_name(request)} asks for {name}={options[name]}; lm-eval's tasks are answered once, without beams: "
+                    "take it out of the task's generation_kwargs"
+                )
         new = normalize_gen_kwargs(options, self.max_gen_toks)["max_gen_toks"]
         ids, cut = self._fitting(self.tok_encode(text), min(self.job.context - new, self.max_length), request)
         return Prompt(tuple(ids), new, options, cut)
@@ -208,12 +215,27 @@ class BoundedLM(HFLM):
             return super()._model_call(inps, attn_mask, labels)
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **generation_kwargs: Any) -> Tensor:
-        """`generate`, over left-padded rows with a mask."""
+        """`generate`, over left-padded rows with a mask. Rows are read one by one and written together: no row reads
+        another's padding. Not under `oneshot`, which reads a prompt in one piece."""
         given = generation_kwargs.get("attention_mask")
         real = torch.ones_like(context) if given is None else given
         rows = [tuple(row[mask.bool()].tolist()) for row, mask in zip(context, real, strict=True)]
-        with session(self.model, self.job, rows) as self._generated:
+        self._generated = ours = session(self.model, self.job, rows)
+        if self.job.prefill == "stepwise" and min(map(len, rows)) > 1:
+            generation_kwargs["past_key_values"] = self._read(ours, rows)
+        with ours:
             return super()._model_generate(context, max_length, stop, **generation_kwargs)
+
+    def _read(self, ours: Session, rows: list[tuple[int, ...]]) -> MultiState:
+        """The states of all rows after all their tokens but the last."""
+        documents, states = ours.documents, []
+        assert documents is not None
+        for document, row in zip(documents, rows, strict=True):
+            ours.documents = (document,)
+            with ours:
+                states.append(read_on(self.model, row[:-1]))
+        ours.documents = documents
+        return MultiState.join(states)
 
 
 def request_keys(kind: str, requests: list[Any]) -> list[str]:
