@@ -18,6 +18,7 @@ from msrnn_bench.compose import compose_one
 from msrnn_bench.errors import MachineError, UsageError
 from msrnn_bench.questions import Qasper, Squality
 from msrnn_bench.run import build
+from msrnn_bench.tasks import answers as written
 from msrnn_bench.tasks import qasper, squality
 from msrnn_bench.tasks.answers import Answer, Writer
 from msrnn_bench.tasks.scores import f1, normal, rouge
@@ -352,15 +353,15 @@ def test_a_killed_run_goes_on_from_its_journal(here, monkeypatch, capsys):
 
 @pytest.mark.parametrize("policy", ["tova", "full"])
 def test_a_story_is_read_once_and_the_answers_are_those_of_reading_it_anew(here, monkeypatch, policy):
-    read, forward, answers = [], Writer._forward, Writer.answers
+    read, forward, answers = [], written.read_on, Writer.answers
 
-    def counting(self, ids, states):
+    def counting(model, ids, states):
         read.append(len(ids))
-        return forward(self, ids, states)
+        return forward(model, ids, states)
 
     with monkeypatch.context() as patch:
         calls = captured(patch)
-        patch.setattr(Writer, "_forward", counting)
+        patch.setattr(written, "read_on", counting)
         assert run(f"policy={policy}", "task.questions=null") == 0
     (asked,) = calls
     (length,) = {one.read for one in asked}  # as far as every question leaves room

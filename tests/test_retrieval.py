@@ -20,6 +20,7 @@ from msrnn_bench.filler import Filler
 from msrnn_bench.models import bytes_tokenizer
 from msrnn_bench.results import COLUMN_TYPES, COLUMNS
 from msrnn_bench.run import build, prepare
+from msrnn_bench.tasks import answers as written
 from msrnn_bench.tasks import needles, retrieval
 from msrnn_bench.tasks.answers import Writer
 from msrnn_bench.tasks.retrieval import Retrieval
@@ -243,14 +244,14 @@ def test_a_shared_reading_answers_as_a_reading_anew(kind, policy, tmp_path, monk
     loaded = job.model.load(dtype="float32", device="cpu", seed=0)
     loaded = dataclasses.replace(loaded, model=loaded.model.double())
     monkeypatch.setattr(retrieval, "load", lambda job: loaded)
-    forward, read = Writer._forward, []
+    forward, read = written.read_on, []
 
-    def counted(self, ids, states):
+    def counted(model, ids, states):
         read.append(len(ids))
-        return forward(self, ids, states)
+        return forward(model, ids, states)
 
     answer, asked = Writer.answer, []
-    monkeypatch.setattr(Writer, "_forward", counted)
+    monkeypatch.setattr(written, "read_on", counted)
     monkeypatch.setattr(Writer, "answer", lambda self, one: (asked.append(one), answer(self, one))[1])
     rows = list(prepared.task.rows(job))
     once = [json.loads(line) for line in job.journal.read_text().splitlines()]
