@@ -1,7 +1,7 @@
 """Sampled stories against multi-state size: how long, how varied, and how likely the full model finds what was written.
 
 A row of three panels per model and kind of prompt. Bars are intervals over stories, not of the difference to the full
-model (a line with a band): stories that part early are no pairs of anything but their first words. The share of
+model (a line with a band), which is in the summary: for these panels are about each policy's own stories. The share of
 distinct tokens falls with a story's length, so it compares policies only where they write alike long.
 """
 

@@ -215,8 +215,8 @@ class BoundedLM(HFLM):
             return super()._model_call(inps, attn_mask, labels)
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **generation_kwargs: Any) -> Tensor:
-        """`generate`, over left-padded rows with a mask. Rows are read one by one and written together: no row reads
-        another's padding. Not under `oneshot`, which reads a prompt in one piece."""
+        """`generate`, over left-padded rows with a mask. Rows are read one by one, so that none reads padding, and
+        written together; but `generate` reads them itself under `oneshot`, in one piece, and where a row is one token."""
         given = generation_kwargs.get("attention_mask")
         real = torch.ones_like(context) if given is None else given
         rows = [tuple(row[mask.bool()].tolist()) for row, mask in zip(context, real, strict=True)]
