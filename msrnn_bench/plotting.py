@@ -17,7 +17,7 @@ from msrnn_bench.summary import SUMMARY_TYPES, collect
 NOTES = {"smollm2": "smollm2 is SmolLM2-135M-Instruct: instruction-tuned, quantised to 4 bits (Q4_1)."}
 
 
-# What is drawn of a task's results where no figure is asked for.
+# What is drawn of a task's results where no figure is asked for; of others' what their metrics are.
 SUITED = {"perplexity": ["perplexity"], "stories": ["stories"], "retrieval": ["score", "depth"]}
 
 
@@ -26,7 +26,7 @@ def main(options: Namespace) -> int:
     folder = Path(options.results_dir).expanduser()
     if options.figure is not None and options.figure not in figures.names():
         raise UsageError(f"unknown figure {options.figure!r}; there are: {', '.join(figures.names())}")
-    names = [options.figure] if options.figure else _suited(_tables(folder, "summary"))
+    names = [options.figure] if options.figure else _suited(_tables(folder, "summary"), options.metric)
     if options.out and len(names) > 1:
         raise UsageError(
             f"out={options.out} names one file for {len(names)} figures: choose one, figure={names[0]} or {names[1]}"
@@ -37,8 +37,15 @@ def main(options: Namespace) -> int:
     return 0
 
 
-def _suited(summary: pd.DataFrame) -> list[str]:
-    return list(dict.fromkeys(name for task in sorted(set(summary["task"])) for name in SUITED.get(task, ["score"])))
+def _suited(summary: pd.DataFrame, metric: str | None) -> list[str]:
+    if metric is not None:
+        return ["perplexity" if metric.startswith("nll") else "score"]
+    names: list[str] = []
+    for task, lines in summary.groupby("task"):
+        losses = lines["metric"].dropna().str.startswith("nll")
+        kinds = [name for name, there in (("score", not losses.all()), ("perplexity", losses.any())) if there]
+        names += SUITED.get(str(task), kinds or ["score"])
+    return list(dict.fromkeys(names))
 
 
 def _draw(name: str, folder: Path, stem: Path, options: Namespace) -> None:

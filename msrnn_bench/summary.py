@@ -117,8 +117,13 @@ def _estimate(metric: str, documents: pd.DataFrame, topline: pd.DataFrame | None
     return line
 
 
+def quantity(metric: str) -> str:
+    """What the value of a metric is, in words: losses are told as the perplexities that they are the logarithms of."""
+    return metric.replace("nll", "perplexity", 1).replace("_", " ") if metric.startswith("nll") else metric
+
+
 def _mean(metric: str, total: Any, count: Any) -> Any:
-    """Perplexity for nll, the mean for any other metric; from sums, never from means."""
+    """Perplexity for nll (per token, word or byte), the mean for any other metric; from sums, never from means."""
     return np.exp(total / count) if metric.startswith("nll") else total / count
 
 

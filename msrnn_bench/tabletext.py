@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from msrnn_bench.summary import quantity
+
 PANEL = [
     "task", "metric", "subtask", "length", "model", "weights", "dataset", "context", "dtype", "engine", "prefill", "template",
 ]  # fmt: skip
@@ -33,7 +35,7 @@ def _panel(lines: pd.DataFrame) -> str:
 def _head(lines: pd.DataFrame) -> str:
     """What was measured, and the full model's value: its own line's with an interval, else the others' topline."""
     one = lines.iloc[0]
-    what = "perplexity" if one["metric"] == "nll" else str(one["metric"])
+    what = quantity(str(one["metric"]))
     parts = "".join(f", {one[key]}{unit}" for key, unit in (("subtask", ""), ("length", " tokens")) if pd.notna(one[key]))
     ways = [str(one["dtype"]), *([f"{one['template']} prompts, {one['prefill']}"] if pd.notna(one["template"]) else [])]
     text = (

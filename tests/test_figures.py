@@ -19,6 +19,7 @@ from msrnn_bench import figures
 from msrnn_bench.errors import MachineError, UsageError
 from msrnn_bench.figures import style
 from msrnn_bench.figures.perplexity import plot, short
+from msrnn_bench.plotting import _suited
 from msrnn_bench.summary import SUMMARY_TYPES
 
 SIZES = [64, 128, 256, 512, 1024, 2048, 4096]
@@ -87,6 +88,31 @@ def test_every_figure_found_is_a_function_of_a_table(name: str):
     parameters = list(inspect.signature(import_module(f"msrnn_bench.figures.{name}").plot).parameters.values())
     assert parameters[0].name == "table"
     assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in parameters[1:])
+
+
+def test_a_task_a_panel_and_a_loss_per_word():
+    given = [lines(task="lm_eval", dataset="none", subtask=name, count=count) for name, count in (("one", 9), ("two", 5))]
+    figure = plot(table(*given))
+    assert [title(figure, panel) for panel in (0, 1)] == ["Llama-2-7b-hf on one", "Llama-2-7b-hf on two"]
+    assert drawn(figure, 0).keys() == drawn(figure, 1).keys() and "4,096 tokens of context" in caption(figure)
+    words = plot(table(lines(metric="nll_per_word"), lines()), metric="nll_per_word")
+    assert len(words.axes) == 1 and words.axes[0].get_ylabel() == "Perplexity per word"
+    with pytest.raises(UsageError, match=r"metric=acc is no perplexity: .*figure=score"):
+        plot(table(lines()), metric="acc")
+
+
+def test_what_is_drawn_unasked():
+    tasks = {"squality": "rouge", "qasper": "f1", "stories": "nll", "perplexity": "nll"}
+    assert _suited(table(*(lines(task=task, metric=metric) for task, metric in tasks.items())), None) == [
+        "perplexity", "score", "stories",
+    ]  # fmt: skip
+    assert _suited(table(lines()), None) == ["perplexity"]
+    assert _suited(table(lines(task="retrieval", metric="accuracy")), None) == ["score", "depth"]
+    rolling, choice = (lines(task="lm_eval", metric=metric) for metric in ("nll", "acc"))
+    assert _suited(table(rolling), None) == ["perplexity"] and _suited(table(choice), None) == ["score"]
+    assert _suited(table(rolling, choice), None) == ["score", "perplexity"]
+    assert _suited(table([line("tova", 8, None, task="squality", metric=None, status="failed")]), None) == ["score"]
+    assert [_suited(table(rolling, choice), metric) for metric in ("nll_per_word", "acc")] == [["perplexity"], ["score"]]
 
 
 def test_a_figure_is_drawn_by_name():
@@ -358,14 +384,3 @@ def test_numbers_in_marks_are_short():
     assert [short(v) for v in (9.04, 17.65, 240.17, 4812.27, 9999.4, 48123.0, 4.8e8)] == [
         "9.0", "17.6", "240", "4812", "9999", "48k", "4.8e+08",
     ]  # fmt: skip
-
-
-def test_plot_draws_what_suits_the_tasks():
-    from msrnn_bench.plotting import _suited
-
-    def of(*tasks):
-        return _suited(pd.DataFrame({"task": tasks}))
-
-    assert of("perplexity", "perplexity") == ["perplexity"]
-    assert of("retrieval", "perplexity") == ["perplexity", "score", "depth"]
-    assert of("squality", "qasper", "stories") == ["score", "stories"]

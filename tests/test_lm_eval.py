@@ -219,6 +219,8 @@ def test_what_the_states_did_is_checked_and_told():
     assert [(told[n].start, told[n].end, told[n].tokens) for n in range(3)] == [(3, 13, 10), (20, 21, 1), (1, 3, 2)]
     states = [(told[n].evictions, told[n].first_eviction, told[n].max_states) for n in range(3)]
     assert states == [(4, 8, 8), (12, 8, 8), (0, None, 2)]
+    one = lm.model.config.num_key_value_heads * lm.model.config.head_dim * 2 * 4 * lm.model.config.num_hidden_layers
+    assert [told[n].state_bytes for n in range(3)] == [8 * one, 8 * one, 2 * one]
     wrong = Scorer(lm.model, dataclasses.replace(lm.job, cache=7), 2)
     object.__setattr__(wrong.job, "policy", types.SimpleNamespace(evicts=True, name="tova", rule=lambda k: mb.Tova().rule(k + 1)))
     with pytest.raises(RuntimeError, match="did not act"):
@@ -368,7 +370,13 @@ def test_a_killed_run_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(Scorer, "_batches", lambda self, targets: scored.extend(targets) or batches(self, targets))
     again = run(tmp_path, *settings, "task.batch_size=1")  # the batch is no part of the identity
     assert len(scored) == 4 and cell.exists()
-    pd.testing.assert_frame_equal(rows.drop(columns="seconds"), again.drop(columns="seconds"))
+    timed = ["seconds", "tokens_per_second"]
+    pd.testing.assert_frame_equal(rows.drop(columns=timed), again.drop(columns=timed))
+    records = [{k: v for k, v in json.loads(line).items() if k != "state_bytes"} for line in journal.read_text().splitlines()]
+    journal.write_text("".join(json.dumps(record) + "\n" for record in records))  # as an earlier version wrote it
+    cell.unlink()
+    cell.with_suffix(".json").unlink()
+    assert run(tmp_path, *settings).state_bytes.equals(rows.state_bytes) and len(scored) == 4 + 9
 
 
 def test_the_identity_is_the_content(tmp_path):
@@ -403,6 +411,7 @@ def test_generation_from_a_local_file(tmp_path):
     assert list(rows.total) == [1, 0] and set(rows.metric) == {"exact_match"}
     assert (rows.bucket_start == len(lm.tok_encode(prompt))).all()
     assert (rows.evictions > 0).all() and (rows.max_states == 8).all()
+    assert rows.tokens_per_second.to_list() == pytest.approx((rows.bucket_end / rows.seconds).to_list())
 
 
 def test_chat_templates_are_recorded_and_needed(tmp_path, capsys):
@@ -568,12 +577,15 @@ def test_what_is_too_long_or_empty_is_refused_or_cut():
 
 
 def test_what_was_cut_is_told(caplog):
-    spent = {n: Doings(start=1, end=9, tokens=8, cut=n, evictions=0, first_eviction=None, max_states=8) for n in range(3)}
+    spent = {
+        n: Doings(1, 9, tokens=8, cut=n, length=9, evictions=0, first_eviction=None, max_states=8, state_bytes=5)
+        for n in range(3)
+    }
     _, job = stories260k()
     _warn_of_cuts(Subtask("mine", None, None), spent, job)
     assert "mine: 2 of 3 documents lost their beginning to context=512" in caplog.text
     together = Doings.together([spent[1], dataclasses.replace(spent[2], start=0, evictions=3, first_eviction=4, seconds=2.0)])
-    assert together == Doings(0, 9, 16, 3, 3, 4, 8, 2.0)
+    assert together == Doings(0, 9, 16, 3, 18, 3, 4, 8, 5, 2.0)
 
 
 # -- metrics --

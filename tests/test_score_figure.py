@@ -122,6 +122,14 @@ def test_panels_by_model_template_subtask_and_length():
     assert titles(kinds) == [f"llama2_7b_chat on retrieval ({kind})" for kind in ("lookup", "needle")]
 
 
+def test_a_task_of_lm_eval_is_named():
+    given = [lines(task="lm_eval", dataset="none", subtask="niah_single_1", length=length) for length in (1024, 4096)]
+    assert titles(plot(table(given[0]))) == ["llama2_7b_chat on niah_single_1"]
+    assert titles(plot(table(*given)))[1] == "llama2_7b_chat on niah_single_1 (4,096 tokens)"
+    both = [lines(task="lm_eval", dataset="none", subtask=name, metric="acc") for name in ("arc_easy", "piqa")]
+    assert titles(plot(table(*both))) == ["llama2_7b_chat on arc_easy", "llama2_7b_chat on piqa"]
+
+
 def test_the_metric_is_the_main_one_or_the_one_asked_for():
     double = {name: [2 * value for value in values] for name, values in SCORES.items()}
     given = table(lines(), lines(double, metric="rouge1"), lines(double, metric="nll", task="perplexity", template=None))

@@ -145,15 +145,18 @@ def _banded(points: pd.DataFrame, paired: bool) -> pd.DataFrame:
 
 
 def _title(group: pd.DataFrame, groups: list[pd.DataFrame], shared: Sequence[str]) -> str:
-    """Model and dataset (or task, where it brings its own text), and what else parts this panel from others of them."""
+    """Model and dataset (or, of a task that brings its own text, its name: in lm-eval the subtask's), and what else parts
+    this panel from others of them."""
     task, model, dataset = (str(group[name].iloc[0]) for name in _WHERE)
     siblings = [g for g in groups if (str(g["model"].iloc[0]), str(g["dataset"].iloc[0])) == (model, dataset)]
+    named = "subtask" if task == "lm_eval" and _first(group, "subtask") else "task"
+    what, said = (dataset, "dataset") if dataset != "none" else (_first(group, named), named)
     extras = []
     for name in shared:
         values = [_first(g, name) for g in (group, *siblings)]
-        if len(set(values)) > 1 and values[0] is not None and name not in ("weights", "model", "dataset"):
+        if len(set(values)) > 1 and values[0] is not None and name not in ("weights", "model", "dataset", said):
             extras.append(_SAID.get(name, f"{name} {{}}").format(values[0]))
-    title = f"{model.rsplit('/', 1)[-1]} on {task if dataset == 'none' else dataset}"
+    title = f"{model.rsplit('/', 1)[-1]} on {what}"
     return f"{title} ({', '.join(extras)})" if extras else title
 
 

@@ -1,4 +1,5 @@
-"""Perplexity against multi-state size, after Figure 3 of the paper (arXiv 2401.06104): one panel per model and dataset.
+"""Perplexity against multi-state size, after Figure 3 of the paper (arXiv 2401.06104): one panel per model and dataset,
+and per subtask, length and kind of prompt where there are several.
 
 Departures from it: intervals; and what runs off the top is marked with its number. The coloured bands are intervals of
 the *paired difference* to the topline: documents differ far more from each other than a policy differs from the full
@@ -11,9 +12,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from msrnn_bench.errors import UsageError
 from msrnn_bench.figures import _axes, _panels, _scale, style
 from msrnn_bench.figures._panels import Panel
 from msrnn_bench.figures.style import Look
+from msrnn_bench.summary import quantity
+
+_SHARED = (*_panels.SHARED, "template", "subtask", "length")
 
 
 def plot(
@@ -23,14 +28,20 @@ def plot(
     caption: bool = True,
     emphasise: str | Sequence[str] = "tova",
     paper: pd.DataFrame | None = None,
+    metric: str = "nll",
 ) -> Figure:
     """Draw a summary table.
 
     note: a sentence for the caption (what kind of model this is); caption=False leaves the caption out;
     emphasise: the policy or policies drawn thick; paper: the paper's numbers (experiment, model, policy, state_size,
-    metric, value), dotted where model, dataset and policy are those of a panel."""
-    panels = _panels.read(table)
-    published = [_panels.published(paper, panel) for panel in panels]
+    metric, value), dotted where model, dataset and policy are those of a panel; metric: nll, a token's loss, or lm-eval's
+    nll_per_word or nll_per_byte."""
+    if not metric.startswith("nll"):
+        raise UsageError(
+            f"metric={metric} is no perplexity: choose nll, nll_per_word or nll_per_byte, or draw it with figure=score"
+        )
+    panels = _panels.read(table, metric, _SHARED)
+    published = [_panels.published(paper if metric == "nll" else None, panel) for panel in panels]
     limits = _scale.limits(panels, published)
     marked = _scale.marked(panels, limits)
     order = _scale.order(panels)
@@ -48,7 +59,7 @@ def plot(
             _axes.frame(ax, panel, limits[index], len(marked), width)
             _mark(ax, panel, limits[index][1], {name: looks[name] for name in marked}, width)
             leftmost = index % columns == 0
-            ax.set_ylabel("Perplexity" if leftmost else "")
+            ax.set_ylabel(quantity(metric).capitalize() if leftmost else "")
             ax.tick_params(labelleft=leftmost or len(set(limits)) > 1)
             if leftmost:
                 _name_rows(ax, [looks[name] for name in marked])
@@ -89,7 +100,8 @@ def short(value: float) -> str:
 
 def _caption(panels: list[Panel], marked: bool, note: str | None) -> list[str]:
     """What the reader must know and the axes do not say."""
-    sentences = [*_axes.measured(panels, "per chunk"), *_axes.bands(panels, "perplexity")]
+    chunks = all(panel.settings["task"] == "perplexity" for panel in panels)
+    sentences = [*_axes.measured(panels, "per chunk" if chunks else "of context"), *_axes.bands(panels, "perplexity")]
     if marked:
         sentences.append("▲: beyond the axis, with its value.")
     return _axes.wrapped([*sentences, *_axes.failures(sum(panel.failed for panel in panels))], note)

@@ -19,6 +19,7 @@ from msrnn_bench.figures._panels import Panel
 _SHARED = (*_panels.SHARED, "template", "prefill", "subtask", "length")
 _METRICS = {
     "rouge": "ROUGE (geometric mean of 1, 2, L)", "f1": "F1", "accuracy": "Accuracy",
+    "acc": "Accuracy", "acc_norm": "Accuracy (normalised by length)", "exact_match": "Exact match",
     "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L",
 }  # fmt: skip
 _WHOLE = {"accuracy": (0.0, 1.0)}  # scores whose whole range is drawn
@@ -35,8 +36,8 @@ def plot(
 ) -> Figure:
     """Draw a summary table.
 
-    metric: which of its metrics; by default rouge, f1 or accuracy, the first that is there. note, caption and emphasise
-    are those of the perplexity figure."""
+    metric: which of its metrics; by default the first that is there of rouge, f1, accuracy and the like. note, caption and
+    emphasise are those of the perplexity figure."""
     metric = _metric(table, metric)
     panels = sorted(_panels.read(_in_both_prefills(table), metric, _SHARED), key=_place)
     limits = _scale.score_limits(panels, _WHOLE.get(metric))
@@ -62,12 +63,13 @@ def _metric(table: pd.DataFrame, wanted: str | None) -> str:
     """The metric to draw, refused where no line has it."""
     if "metric" not in table or "value" not in table:
         raise UsageError("not a summary table, it lacks metric, value: give what `msrnn-bench collect` writes")
-    there = sorted(set(table.loc[table["value"].notna(), "metric"].dropna()) - {"nll"})
+    there = sorted(name for name in set(table.loc[table["value"].notna(), "metric"].dropna()) if not name.startswith("nll"))
     for metric in [wanted] if wanted else _METRICS:
         if metric in there:
             return metric
     if wanted or there:
-        raise UsageError(f"no line has metric {wanted or 'rouge, f1 or accuracy'}; there are: {', '.join(there) or 'none'}")
+        names = ", ".join(there) or "none"
+        raise UsageError(f"no line has metric {wanted or 'rouge, f1 or accuracy'}; there are: {names} (metric=NAME)")
     raise UsageError("no score to draw: run `msrnn-bench run task=squality policy=tova cache=512`, then collect")
 
 

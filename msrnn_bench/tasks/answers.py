@@ -164,7 +164,7 @@ class Writer:
             text=text, tokens=tokens, prompt_tokens=prompt, ended=ended, seconds=seconds,
             evictions=due, first_eviction=min(int(layer.first_eviction[row].min()) for layer in layers) if due else None,
             max_states=held,
-            state_bytes=sum(held * layer.nbytes // sum(kept.shape[-1] for kept in layer.kept) for layer in layers),
+            state_bytes=state_bytes(layers, held),
         )  # fmt: skip
 
 
@@ -211,6 +211,11 @@ def _no_defaults(model: Any) -> Iterator[None]:
 def evictions_due(job: Job, read: int) -> int:
     """How many states of a layer must have left once `read` tokens were read; the others are held."""
     return max(0, read - job.cache) if job.policy.evicts and job.cache is not None else 0
+
+
+def state_bytes(layers: list[LayerReport], held: int) -> int:
+    """Bytes of the states of one row that holds so many a layer."""
+    return sum(held * layer.nbytes // sum(kept.shape[-1] for kept in layer.kept) for layer in layers)
 
 
 def check_states(session: Session, job: Job, read: list[int]) -> None:

@@ -170,7 +170,8 @@ def _shares(subtask: Subtask, found: Any, records: dict[int, list[dict[str, Any]
 def _columns(spent: Doings) -> dict[str, Any]:
     return {
         "bucket_start": spent.start, "bucket_end": spent.end, "evictions": spent.evictions,
-        "first_eviction": spent.first_eviction, "max_states": spent.max_states, "seconds": spent.seconds,
+        "first_eviction": spent.first_eviction, "max_states": spent.max_states, "state_bytes": spent.state_bytes,
+        "seconds": spent.seconds, "tokens_per_second": spent.length / spent.seconds,
     }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from msrnn_bench.job import Job
 from msrnn_bench.multistate.attention import Session
 from msrnn_bench.multistate.cache import LayerReport, MultiState
-from msrnn_bench.tasks.answers import check_states, evictions_due, job_session, padded
+from msrnn_bench.tasks.answers import check_states, evictions_due, job_session, padded, state_bytes
 
 PASS = 1024  # tokens of a forward pass, all rows together; memory and speed, never the result
 PIECE = 32  # rows of logits turned into a loss at a time
@@ -50,15 +50,17 @@ class Target:
 @dataclass(frozen=True)
 class Doings:
     """What a request cost: its targets' positions [start, end), `tokens` scored or written, `cut` tokens left out of its
-    beginning, and the row columns of these names."""
+    beginning, `length` tokens of text in all, and the row columns of these names."""
 
     start: int
     end: int
     tokens: int
     cut: int
+    length: int
     evictions: int
     first_eviction: int | None
     max_states: int
+    state_bytes: int
     seconds: float = 0.0
 
     @classmethod
@@ -67,8 +69,9 @@ class Doings:
         first = [p.first_eviction for p in parts if p.first_eviction is not None]
         return cls(
             start=min(p.start for p in parts), end=max(p.end for p in parts), tokens=sum(p.tokens for p in parts),
-            cut=sum(p.cut for p in parts), evictions=max(p.evictions for p in parts), first_eviction=min(first, default=None),
-            max_states=max(p.max_states for p in parts), seconds=sum(p.seconds for p in parts),
+            cut=sum(p.cut for p in parts), length=sum(p.length for p in parts), evictions=max(p.evictions for p in parts),
+            first_eviction=min(first, default=None), max_states=max(p.max_states for p in parts),
+            state_bytes=max(p.state_bytes for p in parts), seconds=sum(p.seconds for p in parts),
         )  # fmt: skip
 
 
@@ -81,7 +84,11 @@ def doings(layers: list[LayerReport], job: Job, row: int, *, start: int, end: in
     """Of a row whose tokens up to `end - 1` were read. `check_states` has seen to it that what was due was done."""
     due = evictions_due(job, end - 1)
     first = min(int(layer.first_eviction[row].min()) for layer in layers) if due else None
-    return Doings(start, end, end - start, cut, due, first, max_states=end - 1 - due)
+    held = end - 1 - due
+    return Doings(
+        start, end, tokens=end - start, cut=cut, length=end, evictions=due, first_eviction=first, max_states=held,
+        state_bytes=state_bytes(layers, held),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
