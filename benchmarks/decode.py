@@ -19,6 +19,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 import msrnn_bench as mb
 from msrnn_bench.compose import compose_one
 from msrnn_bench.multistate.attention import Session
+from msrnn_bench.provenance import machine
 from msrnn_bench.run import build
 
 PIECE = 1000
@@ -143,6 +144,7 @@ def slots() -> None:
 SECTIONS = {"position": position, "smollm2": smollm2, "slots": slots}
 
 if __name__ == "__main__":
+    print(machine()["processor"])  # the ratios are its own
     for section in sys.argv[1:] or SECTIONS:
         SECTIONS[section]()
     if missed:

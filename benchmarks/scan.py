@@ -20,6 +20,7 @@ import torch
 
 import msrnn_bench as mb
 from msrnn_bench.compose import compose_one
+from msrnn_bench.provenance import machine
 from msrnn_bench.run import build
 
 missed: list[str] = []
@@ -184,6 +185,7 @@ SECTIONS = {
 }
 
 if __name__ == "__main__":
+    print(machine()["processor"])  # the ratios are its own
     for section in sys.argv[1:] or SECTIONS:
         SECTIONS[section]()
     if missed:
