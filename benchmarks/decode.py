@@ -1,6 +1,6 @@
 """What a written token costs with a bounded state: at any position, against the library's growing cache, against copies.
 
-    python benchmarks/decode.py          # every section; or name some: position smollm2 slots
+    python benchmarks/decode.py          # every section; or name some: position smollm2 slots prompts
 
 A cost is a model forward of one token, the median over steps; ratios are of costs measured in turn in one process, with
 the smallest and largest over rounds in brackets. Ratios with a target exit 1 when the median misses it.
@@ -19,8 +19,10 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 import msrnn_bench as mb
 from msrnn_bench.compose import compose_one
 from msrnn_bench.multistate.attention import Session
+from msrnn_bench.multistate.cache import MultiState
 from msrnn_bench.provenance import machine
 from msrnn_bench.run import build
+from msrnn_bench.tasks.answers import padded, read_on
 
 PIECE = 1000
 missed: list[str] = []
@@ -141,7 +143,35 @@ def slots() -> None:
     say("slot reuse / gather and copy", [a / b for a, b in pairs])
 
 
-SECTIONS = {"position": position, "smollm2": smollm2, "slots": slots}
+@torch.no_grad()
+def prompts() -> None:
+    """Four prompts of unlike length read one by one and their states joined, against one left-padded batch; each way then
+    writes eight tokens."""
+    model = build(compose_one(["model=smollm2"]).model, "model").load(dtype="bfloat16", device="cpu", seed=0).model
+    draw = torch.Generator().manual_seed(0)
+    rows = [torch.randint(3, 49_000, (n,), generator=draw).tolist() for n in (3_850, 3_841, 3_860, 3_844)]
+    ids, mask = padded(rows, "cpu", left=True)
+    options = {"attention_mask": mask, "max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+
+    def together(_: int) -> None:
+        model.generate(ids, **options)
+
+    def apart(_: int) -> None:
+        model.generate(ids, past_key_values=MultiState.join([read_on(model, row[:-1]) for row in rows]), **options)
+
+    print(
+        f"four prompts of 3,850 tokens, SmolLM2, bfloat16, {torch.get_num_threads()} threads: one by one against a batch",
+        flush=True,
+    )
+    for name, policy, k in (("full", mb.Full(), None), ("window4 k=256", mb.Window(first=4), 256)):
+        with mb.bounded(model, policy, k):
+            pairs = [(cost(apart, 1, 0), cost(together, 1, 0)) for _ in range(3)]
+        print(f"  {name}: {statistics.median(a for a, _ in pairs) / 4:.1f} s a prompt against "
+              f"{statistics.median(b for _, b in pairs) / 4:.1f}")  # fmt: skip
+        say(f"{name} one by one / batch", [a / b for a, b in pairs])
+
+
+SECTIONS = {"position": position, "smollm2": smollm2, "slots": slots, "prompts": prompts}
 
 if __name__ == "__main__":
     print(machine()["processor"])  # the ratios are its own

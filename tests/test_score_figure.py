@@ -112,14 +112,14 @@ def test_panels_by_model_template_subtask_and_length():
     assert titles(figure) == [f"{name} on squality" for name in ("llama2_7b_chat", "mistral_7b_instruct", "neural_chat_7b")]
     chats = plot(table(lines(), lines(template="chat")))
     assert titles(chats) == ["llama2_7b_chat on squality (chat prompt)", "llama2_7b_chat on squality (plain prompt)"]
-    hay = {"task": "retrieval", "dataset": "none", "metric": "accuracy"}
+    hay = {"task": "retrieval", "dataset": "filler", "metric": "accuracy"}
     shares = {name: [value / TOPLINE - 0.1 for value in values] for name, values in SCORES.items()}
     parts = [lines(shares, **hay, length=length, subtask="needle") for length in (16000, 1000, 4000)]
     figure = plot(table(*parts))
-    assert titles(figure) == [f"llama2_7b_chat on retrieval ({length} tokens)" for length in ("1,000", "4,000", "16,000")]
+    assert titles(figure) == [f"llama2_7b_chat on filler ({length} tokens)" for length in ("1,000", "4,000", "16,000")]
     assert figure.axes[0].get_ylabel() == "Accuracy" and figure.axes[0].get_ylim() == pytest.approx((-0.04, 1.04))
     kinds = plot(table(*(lines(shares, **hay, length=1000, subtask=kind) for kind in ("needle", "lookup"))))
-    assert titles(kinds) == [f"llama2_7b_chat on retrieval ({kind})" for kind in ("lookup", "needle")]
+    assert titles(kinds) == [f"llama2_7b_chat on filler ({kind})" for kind in ("lookup", "needle")]
 
 
 def test_a_task_of_lm_eval_is_named():

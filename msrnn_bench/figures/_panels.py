@@ -13,9 +13,9 @@ import pandas as pd
 from msrnn_bench.errors import UsageError
 
 _NUMBERS = ["cache", "value", "low", "high", "topline", "difference", "difference_low", "difference_high", "count"]
-SHARED = ("task", "model", "dataset", "weights", "context", "bos", "dtype", "positions", "seed")
+SHARED = ("task", "model", "dataset", "weights", "context", "bos", "dtype", "positions", "seed", "template")
 _VARIANTS = ["memory", "first", "recent", "per", "seed", "engine", "prefill"]
-_NEEDED = {*_NUMBERS, *SHARED, *_VARIANTS, "policy", "metric", "documents", "status", "cell"}
+_NEEDED = {*_NUMBERS, *SHARED, *_VARIANTS, "subtask", "policy", "metric", "documents", "status", "cell"}
 _WHERE = ["task", "model", "dataset"]
 _SAID = {  # how a title says what parts its panel from others; the rest by name and value
     "dtype": "{}", "task": "{}", "subtask": "{}", "length": "{:,} tokens", "template": "{} prompt", "prefill": "{}",
@@ -145,18 +145,17 @@ def _banded(points: pd.DataFrame, paired: bool) -> pd.DataFrame:
 
 
 def _title(group: pd.DataFrame, groups: list[pd.DataFrame], shared: Sequence[str]) -> str:
-    """Model and dataset (or, of a task that brings its own text, its name: in lm-eval the subtask's), and what else parts
-    this panel from others of them."""
-    task, model, dataset = (str(group[name].iloc[0]) for name in _WHERE)
+    """Model and dataset (or subtask or task, where it brings its own text), and what else parts this panel from others of
+    them."""
+    _, model, dataset = (str(group[name].iloc[0]) for name in _WHERE)
     siblings = [g for g in groups if (str(g["model"].iloc[0]), str(g["dataset"].iloc[0])) == (model, dataset)]
-    named = "subtask" if task == "lm_eval" and _first(group, "subtask") else "task"
-    what, said = (dataset, "dataset") if dataset != "none" else (_first(group, named), named)
+    named = "dataset" if dataset != "none" else "subtask" if _first(group, "subtask") else "task"
     extras = []
     for name in shared:
         values = [_first(g, name) for g in (group, *siblings)]
-        if len(set(values)) > 1 and values[0] is not None and name not in ("weights", "model", "dataset", said):
+        if len(set(values)) > 1 and values[0] is not None and name not in ("weights", "model", "dataset", named):
             extras.append(_SAID.get(name, f"{name} {{}}").format(values[0]))
-    title = f"{model.rsplit('/', 1)[-1]} on {what}"
+    title = f"{model.rsplit('/', 1)[-1]} on {_first(group, named)}"
     return f"{title} ({', '.join(extras)})" if extras else title
 
 

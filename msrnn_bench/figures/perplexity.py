@@ -18,7 +18,7 @@ from msrnn_bench.figures._panels import Panel
 from msrnn_bench.figures.style import Look
 from msrnn_bench.summary import quantity
 
-_SHARED = (*_panels.SHARED, "template", "subtask", "length")
+_SHARED = (*_panels.SHARED, "subtask", "length")
 
 
 def plot(

@@ -16,7 +16,7 @@ from msrnn_bench.errors import UsageError
 from msrnn_bench.figures import _axes, _panels, _scale, style
 from msrnn_bench.figures._panels import Panel
 
-_SHARED = (*_panels.SHARED, "template", "prefill", "subtask", "length")
+_SHARED = (*_panels.SHARED, "prefill", "subtask", "length")
 _METRICS = {
     "rouge": "ROUGE (geometric mean of 1, 2, L)", "f1": "F1", "accuracy": "Accuracy",
     "acc": "Accuracy", "acc_norm": "Accuracy (normalised by length)", "exact_match": "Exact match",

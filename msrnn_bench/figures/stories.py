@@ -61,7 +61,7 @@ def _read(table: pd.DataFrame) -> list[dict[str, Panel]]:
         raise UsageError("no policy's stories to draw: run `msrnn-bench run task=stories policy=tova cache=256`, then collect")
     rows: dict[str, dict[str, Panel]] = {}
     for metric in METRICS:
-        for panel in _panels.read(told, metric, (*_panels.SHARED, "template")):
+        for panel in _panels.read(told, metric):
             rows.setdefault(panel.title, {})[metric] = panel
     return list(rows.values())
 
