@@ -12,14 +12,13 @@ from typing import Any
 
 import pandas as pd
 
-from msrnn_bench.compose import compose_grid
-from msrnn_bench.job import Job
-from msrnn_bench.journal import Journal
-from msrnn_bench.progress import CellProgress
-from msrnn_bench.run import Prepared, prepare
-from msrnn_bench.tasks.harness_context import quiet
-from msrnn_bench.tasks.harness_model import request_keys
-from msrnn_bench.tasks.harness_tasks import Wanted, build
+from msrnn_bench.results.journal import Journal
+from msrnn_bench.runs.cell import Prepared, prepare
+from msrnn_bench.runs.compose import compose_grid
+from msrnn_bench.runs.progress import CellProgress
+from msrnn_bench.tasks.lm_eval.context import quiet
+from msrnn_bench.tasks.lm_eval.model import request_keys
+from msrnn_bench.tasks.lm_eval.tasks import Wanted, build
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
@@ -40,10 +39,10 @@ def needles(tokenizer: Any, wanted: Wanted, limit: int) -> dict[str, tuple[int |
     return found
 
 
-def recent(job: Job) -> int:
+def recent(cell: Prepared) -> int:
     """How many of the youngest states a cell holds whatever is attended to; of a policy that protects none, k."""
-    assert job.cache is not None
-    return job.policy.rule(job.cache).recent or job.cache
+    assert cell.job.cache is not None
+    return cell.job.policy.rule(cell.job.cache).recent or cell.job.cache
 
 
 def niah() -> None:
@@ -59,7 +58,7 @@ def niah() -> None:
     for cell in {cell.cell.id: cell for cell in cells if cell.job.policy.evicts}.values():
         records = Journal(cell.job.journal).records
         rows = [
-            (length, token >= records[key]["end"] - recent(cell.job), value in records[key]["answer"])
+            (length, token >= records[key]["end"] - recent(cell), value in records[key]["answer"])
             for key, (length, token, value) in places.items()
         ]
         table = pd.DataFrame(rows, columns=["length", "near", "right"])

@@ -17,12 +17,12 @@ import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 import msrnn_bench as mb
-from msrnn_bench.compose import compose_one
 from msrnn_bench.multistate.attention import Session
 from msrnn_bench.multistate.cache import MultiState
-from msrnn_bench.provenance import machine
-from msrnn_bench.run import build
-from msrnn_bench.tasks.answers import padded, read_on
+from msrnn_bench.results.provenance import machine
+from msrnn_bench.runs.build import build
+from msrnn_bench.runs.compose import compose_one
+from msrnn_bench.tasks.writing.answers import padded, read_on
 
 PIECE = 1000
 missed: list[str] = []

@@ -19,9 +19,9 @@ from collections.abc import Callable
 import torch
 
 import msrnn_bench as mb
-from msrnn_bench.compose import compose_one
-from msrnn_bench.provenance import machine
-from msrnn_bench.run import build
+from msrnn_bench.results.provenance import machine
+from msrnn_bench.runs.build import build
+from msrnn_bench.runs.compose import compose_one
 
 missed: list[str] = []
 

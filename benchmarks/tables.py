@@ -9,22 +9,22 @@ and exits with 1 where one is beyond the tolerance: 0.003 for stories260k, 0.3% 
 import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import msrnn_bench as mb
-from msrnn_bench.compose import compose_one
-from msrnn_bench.datasets import Text
-from msrnn_bench.job import Job
-from msrnn_bench.models import Loaded, LocalModel
-from msrnn_bench.run import build
-from msrnn_bench.tasks.perplexity import Perplexity, losses
+from msrnn_bench.runs.build import build
+from msrnn_bench.runs.cell import prepare
+from msrnn_bench.runs.compose import compose_one
+from msrnn_bench.tasks.perplexity import losses
 
 SHARED = Path(os.environ.get("MSRNN_BENCH_SHARED", Path(__file__).resolve().parents[1] / "../shared"))
 POLICIES = {
-    "window": mb.Window(), "window+1": mb.Window(first=1), "window+4": mb.Window(first=4), "h2o": mb.H2O(),
-    "h2o-layer": mb.H2O(per="layer"), "tova": mb.Tova(), "tova+4": mb.Tova(first=4), "tova-head": mb.Tova(per="head"),
+    "full": "full", "window": "window", "window+1": "window1", "window+4": "window4", "h2o": "h2o", "h2o-layer": "h2o_layer",
+    "tova": "tova", "tova+4": "tova4", "tova-head": "tova_head",
 }  # fmt: skip
 STORIES = """
 k window window+1 window+4 h2o tova tova-head
@@ -50,56 +50,53 @@ class Silent:
     def advance(self, tokens: int) -> None: ...
 
 
-def stories_job(policy: mb.Policy, k: int | None, shared: dict, documents: int = 24) -> Job:
-    """stories260k on chunks of 512 tokens of stories of more than 200 characters, BOS before each story."""
-    model = LocalModel(path=str(SHARED / "models/stories260k"))
-    path = str(SHARED / "data/tinystories/stories.txt")
-    dataset = Text(path=path, separator="<|endoftext|>", min_characters=200, pack=True)
-    columns = dict.fromkeys(("task", "dataset", "model", "policy", "engine", "prefill", "positions", "cell"), "")
-    settings = {"context": 512, "seed": 0, "dtype": "float32"}
-    return Job(
-        columns={**columns, **settings, "weights": "pretrained"}, policy=policy, model=model, dataset=dataset, cache=k,
-        documents=documents, tokens=None, device="cpu", engine="scan", prefill="stepwise", positions="original",
-        progress=Silent(), shared=shared, journal=Path(), topline=Path(), **settings,
-    )  # fmt: skip
+def stories(policy: str, k: int, shared: dict[Any, Any]) -> float:
+    """Token perplexity of stories260k on 24 chunks of 512 tokens of stories of more than 200 characters, a beginning mark
+    before each story."""
+    overrides = [
+        "model=local", f"model.path='{SHARED / 'models/stories260k'}'", "dataset=text", "dataset.separator='<|endoftext|>'",
+        f"dataset.path='{SHARED / 'data/tinystories/stories.txt'}'", "dataset.min_characters=200", "dataset.pack=true",
+        "context=512", "documents=24", "tokens=null", "device=cpu", f"policy={POLICIES[policy]}", f"cache={k}",
+    ]  # fmt: skip
+    cell = prepare(compose_one(overrides), overrides, Silent(), shared)
+    rows = list(cell.task.rows(cell.job))
+    return math.exp(sum(row.total for row in rows) / sum(row.count for row in rows))
 
 
-def stories(policy: mb.Policy, k: int | None, shared: dict) -> float:
-    """Its token perplexity."""
-    rows = list(Perplexity().rows(stories_job(policy, k, shared)))
-    return math.exp(sum(row.total or 0 for row in rows) / sum(row.count for row in rows))
-
-
-def smollm2(policy: mb.Policy, k: int | None, shared: dict) -> float:
+def smollm2(policy: str, k: int, shared: dict[Any, Any]) -> float:
     """SmolLM2, float32, no BOS: the first 2,048 tokens from character len // 3 of two novels."""
     if not shared:
-        loaded: Loaded = build(compose_one(["model=smollm2"]).model, "model").load(dtype="float32", device="cpu", seed=0)
+        loaded = build(compose_one(["model=smollm2"]).model, "model").load(dtype="float32", device="cpu", seed=0)
         chunks = []
         for name in ("pg1342_pride_and_prejudice", "pg2701_moby_dick"):
             text = (SHARED / f"data/books/{name}.txt").read_text(encoding="utf-8", errors="ignore")
             ids = loaded.tokenizer(text[len(text) // 3 :], add_special_tokens=False, verbose=False)["input_ids"]
             chunks.append(torch.tensor([ids[:2048]]))
         shared.update(model=loaded.model, chunks=chunks)
-    nll = [losses(shared["model"], ids, 1024, mb.bounded(shared["model"], policy, k), None)["nll"] for ids in shared["chunks"]]
+    model, made = shared["model"], build(compose_one([f"policy={POLICIES[policy]}"]).policy, "policy")
+    states = mb.bounded(model, made, k if made.evicts else None)
+    nll = [losses(model, ids, 1024, states, None)["nll"] for ids in shared["chunks"]]
     return math.exp(sum(x.sum() for x in nll) / sum(x.size for x in nll))
 
 
-def compare(name: str, table: str, full: float, measure, tolerance: float, relative: bool) -> bool:
+def compare(
+    name: str, table: str, full: float, measure: Callable[[str, int, dict[Any, Any]], float], tolerance: float, relative: bool
+) -> bool:
     """Print the table with each cell's deviation; whether all are within tolerance."""
     header, *lines = (line.split() for line in table.strip().splitlines())
-    shared: dict = {}
+    shared: dict[Any, Any] = {}
     worst = 0.0
 
     def off(got: float, want: float) -> float:
         return abs(got - want) / want if relative else abs(got - want)
 
-    got = measure(mb.Full(), None, shared)
+    got = measure("full", 1, shared)
     worst = off(got, full)
     print(f"{name}: full {got:.3f} (expected {full})", flush=True)
     for k, *wanted in lines:
         cells = []
         for policy, want in zip(header[1:], map(float, wanted), strict=True):
-            got = measure(POLICIES[policy], int(k), shared)
+            got = measure(policy, int(k), shared)
             worst = max(worst, off(got, want))
             cells.append(f"{policy} {got:.3f} ({got - want:+.4f})")
         print(f"  k={k}: " + ", ".join(cells), flush=True)
@@ -109,6 +106,8 @@ def compare(name: str, table: str, full: float, measure, tolerance: float, relat
 
 
 if __name__ == "__main__":
+    if not SHARED.is_dir():
+        sys.exit(f"{SHARED} does not exist: set MSRNN_BENCH_SHARED to the folder of shared data")
     which = sys.argv[1:] or ["stories", "smollm2"]
     fine = True
     if "stories" in which:

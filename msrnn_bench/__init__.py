@@ -9,6 +9,7 @@ What needs torch is imported at first use, so that the command line answers at o
 
 from typing import TYPE_CHECKING, Any
 
+from msrnn_bench import moved
 from msrnn_bench.errors import MachineError, UsageError
 from msrnn_bench.policies import A2SF, H2O, Baseline, Eviction, Full, Policy, Random, Tova, Window
 
@@ -35,3 +36,6 @@ def __getattr__(name: str) -> Any:
 
         return getattr(import_module(f"msrnn_bench.multistate.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+moved.put_up()

@@ -1,7 +1,8 @@
-"""What a task is told: one cell's settings, resolved. Carries them and computes nothing."""
+"""What a task is told: one cell's settings, resolved; and the model they name, loaded once for all cells of a process."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -9,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from msrnn_bench.datasets import Dataset
-    from msrnn_bench.models import Model
+    from msrnn_bench.datasets.texts import Dataset
+    from msrnn_bench.models.sources import Loaded, Model
     from msrnn_bench.policies import Policy
-    from msrnn_bench.results import Row
+    from msrnn_bench.results.cells import Row
 
 
 class Progress(Protocol):
@@ -63,3 +64,14 @@ class Job:
     topline: Path
     keep: Callable[[str, Any], None] | None = None
     shared: dict[Any, Any] = field(default_factory=dict)  # what the cells of one process need not make twice
+
+
+def load(job: Job) -> Loaded:
+    """The job's model on its device, one at a time: what an earlier cell loaded of another model, or cut with it, is let go."""
+    content = json.dumps(job.model.fingerprint(seed=job.seed), sort_keys=True)
+    key = ("model", content, job.dtype, job.device, str(job.model.device_map))
+    if key not in job.shared:
+        for old in [k for k in job.shared if k[0] in ("model", "chunks")]:
+            del job.shared[old]
+        job.shared[key] = job.model.load(dtype=job.dtype, device=job.device, seed=job.seed)
+    return job.shared[key]

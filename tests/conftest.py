@@ -87,7 +87,7 @@ class Silent:
 
 def job(policy, size: int | None, path: Path = Path("none"), **changes):
     """What a task is told, without a model or a dataset."""
-    from msrnn_bench.datasets import Nothing
+    from msrnn_bench.datasets.texts import Nothing
     from msrnn_bench.job import Job
 
     settings = {"context": 512, "seed": 0, "dtype": "float64", "device": "cpu", "engine": "scan", "prefill": "stepwise"}

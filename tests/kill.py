@@ -28,7 +28,7 @@ FEW, MANY = "8,16,32,48", "8,12,16,20,24,32,40,48,56,64"  # state sizes: enough 
 
 
 def start(folder: Path, sizes: str = FEW) -> subprocess.Popen:
-    command = [sys.executable, "-m", "msrnn_bench.cli", *SWEEP, f"cache={sizes}", f"results_dir={folder}"]
+    command = [sys.executable, "-m", "msrnn_bench.cli.main", *SWEEP, f"cache={sizes}", f"results_dir={folder}"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

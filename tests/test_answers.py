@@ -7,8 +7,8 @@ import torch
 from conftest import Letters, job, policies, tiny
 
 import msrnn_bench as mb
-from msrnn_bench.models import Loaded
-from msrnn_bench.tasks.answers import Asked, Writer
+from msrnn_bench.models.sources import Loaded
+from msrnn_bench.tasks.writing.answers import Asked, Writer
 
 NEW = 40
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from conftest import ROOT, shared, tiny
 
-from msrnn_bench import results
-from msrnn_bench.cli import main
+from msrnn_bench.cli.main import main
+from msrnn_bench.results import cells as results
 
 TINY = ["model=gpt2", "model.weights=random", "model.architecture.n_layer=2", "model.architecture.n_head=2",
         "model.architecture.n_embd=32", "model.architecture.vocab_size=300", "context=64", "tokens=64",
@@ -124,7 +124,7 @@ def test_a_users_own_policy(here):
     assert len(source.split('"""')[2].strip().splitlines()) <= 20
     Path("my_policy.py").write_text(source)
     given = ["policy._target_=my_policy.Loudest", "cache=16"]
-    command = [sys.executable, "-m", "msrnn_bench.cli", "run", *TINY, "dataset=text", "dataset.path=a.txt", *given]
+    command = [sys.executable, "-m", "msrnn_bench.cli.main", "run", *TINY, "dataset=text", "dataset.path=a.txt", *given]
     subprocess.run(command, check=True)
     (cell,) = cells()
     rows = pd.read_csv(f"results/cells/{cell}.csv")
@@ -225,7 +225,7 @@ def test_results_that_cannot_be_written(here, capfd):
 def test_help_is_quick_and_needs_no_torch():
     begin = time.perf_counter()
     heavy = "{'torch', 'hydra', 'pandas'}"
-    code = f"import sys; from msrnn_bench.cli import main; main(['--help']); assert not {heavy} & set(sys.modules)"
+    code = f"import sys; from msrnn_bench.cli.main import main; main(['--help']); assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert time.perf_counter() - begin < 5  # half a second on a quiet machine; the import list is what keeps it so
 

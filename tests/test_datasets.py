@@ -13,11 +13,11 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from msrnn_bench.chunks import MARGIN, Chunk, tokenise
-from msrnn_bench.datasets import Hub, PyDocs, PySource, Text, chunks
+from msrnn_bench.datasets.chunks import MARGIN, Chunk, chunks, tokenise
+from msrnn_bench.datasets.reading import strip_gutenberg
+from msrnn_bench.datasets.texts import Hub, PyDocs, PySource, Text
 from msrnn_bench.errors import MachineError, UsageError
-from msrnn_bench.model_files import converted_folder
-from msrnn_bench.text import strip_gutenberg
+from msrnn_bench.models.files import converted_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "conf" / "dataset").rglob("*.yaml"))
@@ -117,7 +117,7 @@ def test_pydocs_holds_every_topic_once():
 
 def test_nothing_here_imports_torch():
     code = (
-        "import sys; from msrnn_bench.datasets import PyDocs, Text; PyDocs().fingerprint();"
+        "import sys; from msrnn_bench.datasets.texts import PyDocs, Text; PyDocs().fingerprint();"
         f"Text(path={str(Path(__file__))!r}).fingerprint();"
         "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
     )

@@ -16,11 +16,11 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from msrnn_bench import figures
+from msrnn_bench.cli.plotting import _suited
 from msrnn_bench.errors import MachineError, UsageError
 from msrnn_bench.figures import style
 from msrnn_bench.figures.perplexity import plot, short
-from msrnn_bench.plotting import _suited
-from msrnn_bench.summary import SUMMARY_TYPES
+from msrnn_bench.results.summary import SUMMARY_TYPES
 
 SIZES = [64, 128, 256, 512, 1024, 2048, 4096]
 TOPLINE = 7.16

@@ -82,8 +82,8 @@ def test_a_real_model_in_float32_differs_only_at_near_ties(policy, capsys):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_the_default_model(policy, dtype, capsys):
     """In float64 the same tokens, alone and in a batch; in float32 a first difference only at a near-tie."""
-    from msrnn_bench.compose import compose_one
-    from msrnn_bench.run import build
+    from msrnn_bench.runs.build import build
+    from msrnn_bench.runs.compose import compose_one
 
     model = build(compose_one(["model=smollm2"]).model, "model").load(dtype="float32", device="cpu", seed=0).model.to(dtype)
     ids, mask = prompts([90, 40, 64, 65, 120, 7, 70, 33], vocabulary=40000)

@@ -13,13 +13,13 @@ import pytest
 import torch
 from conftest import shared
 
-from msrnn_bench.cli import main
+from msrnn_bench.cli.main import main
 from msrnn_bench.errors import MachineError, UsageError
 from msrnn_bench.figures import draw
-from msrnn_bench.models import Loaded, LocalModel, bytes_tokenizer
-from msrnn_bench.results import COLUMN_TYPES, COLUMNS
-from msrnn_bench.tasks import judges
-from msrnn_bench.tasks.judges import (
+from msrnn_bench.models.sources import Loaded, LocalModel, bytes_tokenizer
+from msrnn_bench.results.cells import COLUMN_TYPES, COLUMNS
+from msrnn_bench.tasks.writing import judges
+from msrnn_bench.tasks.writing.judges import (
     Endpoint,
     LocalJudge,
     UnjudgedError,

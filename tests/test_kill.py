@@ -5,7 +5,7 @@ import os
 import kill
 import pandas as pd
 
-from msrnn_bench.results import Cell, claim
+from msrnn_bench.results.cells import Cell, claim
 
 
 def test_killed_and_resumed_is_undisturbed(tmp_path, monkeypatch):

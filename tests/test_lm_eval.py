@@ -17,15 +17,16 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 import msrnn_bench as mb
-from msrnn_bench import cli
+from msrnn_bench.cli.lm_eval import Msrnn
+from msrnn_bench.cli.main import main
 from msrnn_bench.errors import MachineError, UsageError
-from msrnn_bench.lm_eval_model import Msrnn
-from msrnn_bench.tasks import harness_scoring, harness_tasks
-from msrnn_bench.tasks.harness import Harness, _warn_of_cuts
-from msrnn_bench.tasks.harness_metrics import Share, plain, shares
-from msrnn_bench.tasks.harness_model import BoundedLM
-from msrnn_bench.tasks.harness_scoring import Doings, Scorer, Target
-from msrnn_bench.tasks.harness_tasks import Subtask, Wanted
+from msrnn_bench.tasks.lm_eval import scoring as harness_scoring
+from msrnn_bench.tasks.lm_eval import tasks as harness_tasks
+from msrnn_bench.tasks.lm_eval.harness import Harness, _warn_of_cuts
+from msrnn_bench.tasks.lm_eval.metrics import Share, plain, shares
+from msrnn_bench.tasks.lm_eval.model import BoundedLM
+from msrnn_bench.tasks.lm_eval.scoring import Doings, Scorer, Target
+from msrnn_bench.tasks.lm_eval.tasks import Subtask, Wanted
 from msrnn_bench.tasks.perplexity import losses
 
 EXACT = {"abs": 1e-4, "rel": 1e-4}
@@ -326,7 +327,7 @@ def run(tmp_path, *overrides, code=0):
     common = ["task=lm_eval", "model=local", f"model.path={shared('models/stories260k')}", "context=512", "device=cpu"]
     keys = {o.split("=")[0] for o in overrides}
     common = [o for o in common if o.split("=")[0] not in keys]
-    assert cli.main(["run", *common, f"results_dir={tmp_path}/results", *overrides]) == code
+    assert main(["run", *common, f"results_dir={tmp_path}/results", *overrides]) == code
     new = set(cells.glob("*.csv")) - before
     return pd.read_csv(new.pop(), dtype={"document": str}) if len(new) == 1 else None
 
@@ -649,7 +650,19 @@ def test_the_command_line(tmp_path):
     import subprocess
 
     folder = questions(tmp_path)
-    command = [sys.executable, "-m", "msrnn_bench.lm_eval_model", "run", "--model", "msrnn", "--tasks", "mine", "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "msrnn_bench.cli.main",
+        "lm-eval",
+        "run",
+        "--model",
+        "msrnn",
+        "--tasks",
+        "mine",
+        "--device",
+        "cpu",
+    ]
     command += ["--include_path", str(folder), "--model_args"]
     arguments = f"pretrained={shared('models/stories260k')},policy=tova,cache=12,context=512"
     done = subprocess.run([*command, arguments], capture_output=True, text=True)

@@ -15,9 +15,11 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from msrnn_bench import model_files, model_hub, models
 from msrnn_bench.errors import MachineError, UsageError
-from msrnn_bench.models import GgufModel, HubModel, LocalModel, PackagedGguf
+from msrnn_bench.models import files as model_files
+from msrnn_bench.models import hub as model_hub
+from msrnn_bench.models import sources as models
+from msrnn_bench.models.sources import GgufModel, HubModel, LocalModel, PackagedGguf
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("MSRNN_BENCH_SHARED", ROOT / ".." / "shared"))
@@ -181,7 +183,7 @@ def test_written_architectures_are_the_published_ones(path: Path) -> None:
 
 def test_a_fingerprint_imports_no_torch(folder: Path) -> None:
     code = (
-        "import sys; from msrnn_bench.models import LocalModel, PackagedGguf\n"
+        "import sys; from msrnn_bench.models.sources import LocalModel, PackagedGguf\n"
         f"LocalModel(path={str(folder)!r}).fingerprint()\n"
         "PackagedGguf(name='a', package='b', version='1', sha256='c').fingerprint()\n"
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"

@@ -9,7 +9,7 @@ import torch
 from conftest import ROOT, shared, tiny
 
 import msrnn_bench as mb
-from msrnn_bench.models import LocalModel
+from msrnn_bench.models.sources import LocalModel
 from msrnn_bench.tasks.perplexity import Perplexity, baseline_losses, losses
 
 sys.path.insert(0, str(ROOT))

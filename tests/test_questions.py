@@ -13,15 +13,15 @@ import pandas as pd
 import pytest
 from conftest import ROOT, shared
 
-from msrnn_bench.cli import main
-from msrnn_bench.compose import compose_one
+from msrnn_bench.cli.main import main
+from msrnn_bench.datasets.questions import Qasper, Squality
 from msrnn_bench.errors import MachineError, UsageError
-from msrnn_bench.questions import Qasper, Squality
-from msrnn_bench.run import build
-from msrnn_bench.tasks import answers as written
+from msrnn_bench.runs.build import build
+from msrnn_bench.runs.compose import compose_one
 from msrnn_bench.tasks import qasper, squality
-from msrnn_bench.tasks.answers import Answer, Writer
-from msrnn_bench.tasks.scores import f1, normal, rouge
+from msrnn_bench.tasks.writing import answers as written
+from msrnn_bench.tasks.writing.answers import Answer, Writer
+from msrnn_bench.tasks.writing.scores import f1, normal, rouge
 
 DAY = "Once upon a time there was a little girl named Lily. She loved to play in the park with her red ball. "
 
@@ -201,7 +201,7 @@ def test_bad_files_and_settings(write, tmp_path):
 
 def test_reading_questions_imports_no_torch(write):
     code = (
-        "import sys; from msrnn_bench.questions import Squality;"
+        "import sys; from msrnn_bench.datasets.questions import Squality;"
         f"assert len(Squality(path={write('a.jsonl', story('s1'))!r}).examples()) == 2;"
         "assert not {'torch', 'transformers', 'datasets', 'rouge_score'} & set(sys.modules)"
     )
@@ -422,12 +422,12 @@ def test_the_yaml_says_what_the_class_does_and_the_command_line_wins(name, capfd
     chosen = compose_one([f"task={name}", "task.chat=true"]).task
     assert build(chosen, "task").template == "chat" and made.template == "plain"
     subprocess.run(
-        [sys.executable, "-m", "msrnn_bench.cli", "run", "--cfg", "job", f"task={name}", "dataset.path=mine.jsonl"],
+        [sys.executable, "-m", "msrnn_bench.cli.main", "run", "--cfg", "job", f"task={name}", "dataset.path=mine.jsonl"],
         check=True,
         cwd=ROOT,
     )
     shown = capfd.readouterr().out
-    assert f"msrnn_bench.questions.{name.capitalize()}" in shown and "path: mine.jsonl" in shown
+    assert f"msrnn_bench.datasets.questions.{name.capitalize()}" in shown and "path: mine.jsonl" in shown
 
 
 @pytest.mark.parametrize(

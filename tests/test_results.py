@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from msrnn_bench.errors import MachineError, UsageError
-from msrnn_bench.results import (
+from msrnn_bench.results.cells import (
     COLUMNS,
     SETTINGS,
     Cell,
@@ -25,7 +25,7 @@ from msrnn_bench.results import (
     write,
     write_failure,
 )
-from msrnn_bench.summary import SUMMARY_TYPES, collect, summarise
+from msrnn_bench.results.summary import SUMMARY_TYPES, collect, summarise
 
 BASE = Row(
     cell="c", task="perplexity", dataset="texts", model="tiny", weights="pretrained", policy="tova", memory=0.0,
@@ -124,7 +124,7 @@ def test_a_kill_in_the_middle_of_writing_leaves_nothing_that_counts(tmp_path: Pa
     cell = put(tmp_path, "one", [BASE])
     before = cell.csv.read_text()
     code = (
-        "import os, signal, sys; from pathlib import Path; from msrnn_bench import files\n"
+        "import os, signal, sys; from pathlib import Path; from msrnn_bench.results import files\n"
         "files.os.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
         "files.write_atomically(Path(sys.argv[1]), 'half')"
     )
@@ -344,7 +344,7 @@ def test_collect_of_nothing_says_what_to_run(tmp_path: Path):
 
 
 def test_importing_results_is_light():
-    code = "import sys, msrnn_bench.results; print([m for m in ('torch', 'pandas', 'pandera') if m in sys.modules])"
+    code = "import sys, msrnn_bench.results.cells; print([m for m in ('torch', 'pandas', 'pandera') if m in sys.modules])"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -12,18 +12,20 @@ import pytest
 from conftest import shared
 
 from msrnn_bench import figures
-from msrnn_bench.cli import main
-from msrnn_bench.compose import compose_one
+from msrnn_bench.cli.main import main
+from msrnn_bench.datasets.filler import Filler
 from msrnn_bench.errors import UsageError
 from msrnn_bench.figures.depth import plot
-from msrnn_bench.filler import Filler
-from msrnn_bench.models import bytes_tokenizer
-from msrnn_bench.results import COLUMN_TYPES, COLUMNS
-from msrnn_bench.run import build, prepare
-from msrnn_bench.tasks import answers as written
-from msrnn_bench.tasks import needles, retrieval
-from msrnn_bench.tasks.answers import Writer
+from msrnn_bench.models.sources import bytes_tokenizer
+from msrnn_bench.results.cells import COLUMN_TYPES, COLUMNS
+from msrnn_bench.runs.build import build
+from msrnn_bench.runs.cell import prepare
+from msrnn_bench.runs.compose import compose_one
+from msrnn_bench.tasks import retrieval
 from msrnn_bench.tasks.retrieval import Retrieval
+from msrnn_bench.tasks.writing import answers as written
+from msrnn_bench.tasks.writing import needles
+from msrnn_bench.tasks.writing.answers import Writer
 
 PROSE = Filler(sentences=("The mill stands still.", "Is it late?", "A cart rolls by in the rain."), repeats=2000)
 SOURCE = "\n".join(f"def f{i}(x):\n    y = x + {i}\n    return y\n" for i in range(3000))

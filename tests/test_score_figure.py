@@ -11,7 +11,7 @@ from msrnn_bench import figures
 from msrnn_bench.errors import UsageError
 from msrnn_bench.figures import style
 from msrnn_bench.figures.score import plot
-from msrnn_bench.summary import SUMMARY_TYPES
+from msrnn_bench.results.summary import SUMMARY_TYPES
 
 SIZES = [256, 512, 1024, 2048]
 TOPLINE = 20.0

@@ -17,16 +17,16 @@ from matplotlib.colors import to_hex
 from transformers import LogitsProcessor
 
 import msrnn_bench as mb
-from msrnn_bench.cli import main
-from msrnn_bench.compose import compose_one
+from msrnn_bench.cli.main import main
 from msrnn_bench.errors import UsageError
 from msrnn_bench.figures import draw, style
-from msrnn_bench.models import Loaded, LocalModel
-from msrnn_bench.summary import SUMMARY_TYPES
+from msrnn_bench.models.sources import Loaded, LocalModel
+from msrnn_bench.results.summary import SUMMARY_TYPES
+from msrnn_bench.runs.compose import compose_one
 from msrnn_bench.tasks import stories
-from msrnn_bench.tasks.answers import Asked, Writer
-from msrnn_bench.tasks.sampling import Sampler, gumbel, log_probabilities, nucleus
 from msrnn_bench.tasks.stories import Stories, written_loss
+from msrnn_bench.tasks.writing.answers import Asked, Writer
+from msrnn_bench.tasks.writing.sampling import Sampler, gumbel, log_probabilities, nucleus
 
 # --- sampling
 

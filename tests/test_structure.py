@@ -3,13 +3,17 @@
 import ast
 import math
 import re
+from graphlib import TopologicalSorter
 
 import pytest
 from conftest import ROOT
 from hydra.utils import get_object
+from omegaconf import OmegaConf
 
-from msrnn_bench.compose import choices, compose_grid, compose_one, config_dir
-from msrnn_bench.run import build, build_policy
+from msrnn_bench import moved
+from msrnn_bench.errors import UsageError
+from msrnn_bench.runs.build import build, build_policy
+from msrnn_bench.runs.compose import choices, compose_grid, compose_one, config_dir
 
 PACKAGE = ROOT / "msrnn_bench"
 
@@ -25,15 +29,26 @@ def test_every_yaml_builds_and_lists_every_field(group):
         assert made is not None
 
 
-def test_every_experiment_composes_its_whole_grid():
+def test_every_experiment_composes_every_value_of_its_grid():
+    """Each axis alone; that a grid is the product of its axes is the smoke sweep's to show."""
     names = choices("experiment")
     assert {"smoke", "laptop/fig3", "paper/fig3"} <= set(names)
     for name in names:
         needed = {"laptop/novels": ["dataset.path=x"], "laptop/stories": ["dataset.path=x", "model.path=x"]}.get(name, [])
-        points = compose_grid([f"experiment={name}", *needed], experiment_grid=True)
-        sizes = [len(re.split(r",(?![^\[]*\])", str(v))) for v in _grid(name).values()]  # a list is one value
-        assert len(points) == math.prod(sizes) > 1
+        grid = {key: re.split(r",(?![^\[]*\])", str(values)) for key, values in _grid(name).items()}  # a list is one value
+        assert math.prod(map(len, grid.values())) > 1
+        first = [f"{key}={values[0]}" for key, values in grid.items()]
+        for key, values in grid.items():
+            rest = [o for o in first if not o.startswith(f"{key}=")]
+            points = compose_grid([f"experiment={name}", *needed, *rest], experiment_grid=True)
+            assert len(points) == len(values), f"{name}: {key}"
         assert f"experiment={name}" in (config_dir() / "experiment" / f"{name}.yaml").read_text().splitlines()[1]
+
+
+def test_a_grid_is_the_product_of_its_axes():
+    points = compose_grid(["experiment=smoke"], experiment_grid=True)
+    assert len(points) == math.prod(len(str(values).split(",")) for values in _grid("smoke").values())
+    assert len({tuple(overrides) for overrides, _ in points}) == len(points)
 
 
 def _grid(name):
@@ -51,47 +66,116 @@ def test_the_smoke_sweep_covers_every_policy():
     assert set(_grid("smoke")["policy"].split(",")) == set(choices("policy"))
 
 
-# Who may import whom inside the package; DESIGN: imports point one way, and nobody imports run but its callers.
+# Who may import whom, room by room: a room is a file or a folder of the package. Imports point one way.
+EVERYONE = {"errors", "policies", "results", "datasets", "models", "multistate", "job", "tasks", "figures", "runs"}
 ALLOWED = {
-    "errors": set(), "files": {"errors"}, "policies": {"errors"},
-    "job": {"datasets", "models", "policies", "results"}, "journal": {"errors"},
-    "text": {"errors", "files"}, "chunks": {"errors", "datasets"}, "datasets": {"text", "chunks", "errors"},
-    "model_files": {"errors", "files"}, "models": {"model_files", "model_hub", "errors"}, "model_hub": {"model_files", "errors"},
-    "results": {"errors", "files"},
-    "summary": {"errors", "files", "results"}, "multistate": {"errors", "policies", "multistate"},
-    "tasks": {
-        "chunks", "datasets", "errors", "job", "journal", "models", "multistate", "policies", "questions", "results", "tasks",
-    },
-    "questions": {"datasets", "errors", "text"}, "filler": {"datasets", "errors"},
-    "figures": {"errors", "files", "figures", "results", "summary"}, "plotting": {"errors", "figures", "results", "summary"},
-    "progress": set(), "provenance": set(),
-    "tabletext": {"summary"}, "compose": {"errors"}, "listing": {"compose", "errors"},
-    "run": {"", "compose", "errors", "files", "job", "models", "policies", "provenance", "results"},
-    "grid": {"compose", "errors", "progress", "results", "run", "summary"}, "hydra_app": {"compose", "progress", "run"},
-    "doctor": {"compose", "errors", "multistate", "policies", "provenance", "run"},
-    "lm_eval_model": {"compose", "errors", "job", "results", "run", "tasks"},
-    "cli": {"", "compose", "doctor", "errors", "grid", "hydra_app", "listing", "model_files", "plotting", "summary", "tabletext"},
-    "__init__": {"errors", "multistate", "policies"},
+    "errors": set(), "moved": set(),
+    "policies": {"errors"}, "results": {"errors"}, "datasets": {"errors"}, "models": {"errors"},
+    "multistate": {"errors", "policies"},
+    "job": {"datasets", "models", "policies", "results"},
+    "tasks": {"errors", "policies", "results", "datasets", "models", "multistate", "job"},
+    "figures": {"errors", "results"},
+    "__init__": {"errors", "moved", "multistate", "policies"},
+    "runs": {"__init__", "errors", "job", "policies", "results"},
+    "cli": {"__init__", *EVERYONE},
 }  # fmt: skip
+# And inside tasks: what is shared knows no task.
+SHARED_BY_TASKS = {"tasks.writing": {"tasks.writing"}, "tasks.lm_eval": {"tasks.lm_eval", "tasks.writing"}}
 
 
 def test_imports_point_one_way():
-    for path in sorted(PACKAGE.rglob("*.py")):
-        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        for node in ast.walk(ast.parse(path.read_text())):
-            for name in _imported(node):
-                assert name in ALLOWED[room], f"{path.relative_to(ROOT)} imports msrnn_bench.{name}"
+    assert set(ALLOWED) == {module.split(".")[0] for module in MODULES}
+    for module, others in MODULES.items():
+        room = module.split(".")[0]
+        for other in others:
+            assert other.split(".")[0] in ALLOWED[room] | {room}, f"msrnn_bench.{module} imports msrnn_bench.{other}"
+            folder = ".".join(module.split(".")[:2])
+            if folder in SHARED_BY_TASKS and other.startswith("tasks."):
+                assert ".".join(other.split(".")[:2]) in SHARED_BY_TASKS[folder], f"msrnn_bench.{module} imports {other}"
 
 
-def _imported(node):
-    if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "msrnn_bench":
-        parts = node.module.split(".")
-        if len(parts) > 1:
-            return [parts[1]]
-        return [a.name if (PACKAGE / f"{a.name}.py").exists() or (PACKAGE / a.name).is_dir() else "" for a in node.names]
-    if isinstance(node, ast.Import):
-        return [a.name.split(".")[1] for a in node.names if a.name.startswith("msrnn_bench.")]
-    return []
+def test_no_file_imports_in_a_circle():
+    """Nor for its types only: what needs another's types stands above it."""
+    graph = {module: {other for other in others if other != module} for module, others in MODULES.items()}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def test_no_module_is_longer_than_300_lines():
+    assert {str(p.relative_to(ROOT)): n for p in FILES if (n := len(p.read_text().splitlines())) > 300} == {}
+
+
+def test_each_room_says_what_it_is_and_may_import():
+    for folder in sorted({p.parent for p in FILES} - {PACKAGE}):
+        text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+        assert "May import" in text and 2 <= len(text.splitlines()) <= 5, folder
+
+
+def test_the_picture_of_the_house_is_true():
+    """The diagram in CONTRIBUTING.md has every arrow between rooms, but those to errors, and no other."""
+    drawn = re.search(r"```mermaid\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.S)[1]
+    arrows = set()
+    for left, right in re.findall(r"^ *([\w &]+) --> ([\w &]+)$", drawn, flags=re.M):
+        arrows |= {(a, b) for a in left.split(" & ") for b in right.split(" & ")}
+    rooms = {(m.split(".")[0], o.split(".")[0]) for m, others in MODULES.items() for o in others}
+    names = {"__init__": "api"}  # what `import msrnn_bench` gives
+    true = {(names.get(a, a), names.get(b, b)) for a, b in rooms if a != b and b != "errors"}
+    assert arrows == true
+
+
+def _imported(path):
+    """The modules of the package that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "msrnn_bench":
+            parent = node.module.removeprefix("msrnn_bench").strip(".")
+            for alias in node.names:
+                name = f"{parent}.{alias.name}".strip(".")
+                yield name if name in NAMES else parent or "__init__"
+        if isinstance(node, ast.Import):
+            yield from (alias.name.removeprefix("msrnn_bench.") for alias in node.names if alias.name.startswith("msrnn_bench."))
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+NAMES = {".".join(p.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): p for p in FILES}
+MODULES = {name: set(_imported(path)) for name, path in NAMES.items()}
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("import msrnn_bench.text", "msrnn_bench.text is now msrnn_bench.datasets.reading"),
+        ("from msrnn_bench import model_hub", "msrnn_bench.model_hub is now msrnn_bench.models.hub"),
+        ("from msrnn_bench.datasets import Text", "msrnn_bench.datasets.Text is now msrnn_bench.datasets.texts.Text"),
+        ("from msrnn_bench.results import Row", "msrnn_bench.results.Row is now msrnn_bench.results.cells.Row"),
+        ("from msrnn_bench.tasks.harness import Harness", "msrnn_bench.tasks.harness is now msrnn_bench.tasks.lm_eval.harness"),
+        ("import msrnn_bench.lm_eval_model", "is now the command `msrnn-bench lm-eval`"),
+    ],
+)
+def test_an_old_name_says_the_new_one(code, says):
+    with pytest.raises(ModuleNotFoundError, match=re.escape(says)):
+        exec(code, {})
+
+
+def test_every_old_name_leads_somewhere():
+    for new in moved.MODULES.values():
+        assert new in NAMES, new
+    assert moved.now("msrnn_bench.nothing") is None and moved.now("msrnn_bench.datasets.nothing") is None
+    with pytest.raises(ImportError, match="cannot import name"):
+        exec("from msrnn_bench.datasets import nothing", {})
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("msrnn_bench.models.LocalModel", "msrnn_bench.models.LocalModel is now msrnn_bench.models.sources.LocalModel"),
+        ("msrnn_bench.models.sources.NoModel", "does not exist"),
+        ("no_such_module.Model", "does not exist"),
+    ],
+)
+def test_an_old_target_is_one_line(target, says, capfd):
+    with pytest.raises(UsageError, match=re.escape(says)) as found:
+        build(OmegaConf.create({"_target_": target, "path": "x"}), "model")
+    assert f"model._target_={target}" in str(found.value) and "\n" not in str(found.value)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_recurrence_needs_torch_alone():

@@ -1,7 +1,7 @@
 """The figures, found by discovery: one file each, named after the figure, with `plot(table, **options) -> Figure`.
 
-A figure is a function of the summary table, or of all rows where its module says `TABLE = "tidy"`. None loads a model,
-reads results or imports torch.
+A figure is a function of the summary table, or of all rows where its module says `TABLE = "tidy"`. May import results and
+errors. None loads a model, reads a results folder or imports torch.
 """
 
 import importlib
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msrnn_bench.errors import UsageError
-from msrnn_bench.files import write_atomically
+from msrnn_bench.results.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,7 +16,7 @@ from msrnn_bench.errors import UsageError
 from msrnn_bench.figures import _axes, _panels, _scale, style
 from msrnn_bench.figures._panels import Panel
 from msrnn_bench.figures.style import Look
-from msrnn_bench.summary import quantity
+from msrnn_bench.results.summary import quantity
 
 _SHARED = (*_panels.SHARED, "subtask", "length")
 

@@ -10,7 +10,6 @@ Shapes: B batch, H query heads, G KV heads, T tokens, S slots, D head size, k st
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,11 +18,10 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from msrnn_bench.multistate import fallback
 from msrnn_bench.multistate.draw import draw_key
+from msrnn_bench.multistate.products import BLOCK, Work, causal, scaled_logits, weighted_values
 from msrnn_bench.multistate.rows import each_row
-from msrnn_bench.multistate.state import State, oldest_first, score_dtype
+from msrnn_bench.multistate.state import State, oldest_first
 from msrnn_bench.policies import Policy, Rule
-
-BLOCK = 96  # queries per dense product; more waste work on the dead, fewer starve the matrix product
 
 
 def scan(
@@ -65,7 +63,7 @@ def _blocks(q: Tensor, k: Tensor, v: Tensor, *, rule: Rule, state: State, scale:
     out = torch.empty_like(q)
     victims = state.positions.new_full((*state.positions.shape[:2], steps), -1)
     state.seen = [n + steps for n in state.seen]
-    work = _Work(state)
+    work = Work(state)
     at = 0
     while at < steps:
         start = state.seen[0] - steps + at
@@ -86,120 +84,8 @@ def _blocks(q: Tensor, k: Tensor, v: Tensor, *, rule: Rule, state: State, scale:
     return out, state
 
 
-class _Work:
-    """The keys and values in the dtype of the products: the state's own where that is it, else a float32 mirror."""
-
-    def __init__(self, state: State) -> None:
-        assert state.keys is not None
-        self.state = state
-        self.exact = score_dtype(state.keys.dtype)
-        self.mirrored = self.exact != state.keys.dtype
-        self.keys = self.values = state.keys[:, :, :0]
-        self.buffer = torch.empty(0, dtype=self.exact, device=state.keys.device)
-
-    def append(self, k: Tensor, v: Tensor, start: int) -> None:
-        """Write N new states behind those alive; they are candidates, `state.alive` does not count them yet."""
-        state, alive = self.state, self.state.alive[0]
-        end = alive + k.shape[2]
-        state.reserve(end)
-        assert state.keys is not None and state.values is not None
-        state.keys[:, :, alive:end], state.values[:, :, alive:end] = k, v
-        state.positions[:, :, alive:end] = torch.arange(start, start + k.shape[2], device=k.device)
-        state.scores[:, :, alive:end] = 0
-
-    def load(self, end: int, new: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of the first `end` slots for a product; the last `new` of them have just been written."""
-        state = self.state
-        assert state.keys is not None and state.values is not None
-        if not self.mirrored:
-            return state.keys[:, :, :end], state.values[:, :, :end]
-        if self.keys.shape[2] < end:
-            slots = min(state.keys.shape[2], end + BLOCK) if new > 1 else end
-            self.keys, self.values = (x[:, :, :slots].to(self.exact) for x in (state.keys, state.values))
-        else:
-            self.keys[:, :, end - new : end] = state.keys[:, :, end - new : end]
-            self.values[:, :, end - new : end] = state.values[:, :, end - new : end]
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-    def forget_mirror(self) -> None:
-        """The slots were filled past the mirror."""
-        if self.mirrored:
-            self.keys = self.values = self.keys[:, :, :0]
-
-    def room_for(self, *shape: int) -> Tensor:
-        """Scratch space, reused from block to block: fresh megabytes cost more in page faults than in arithmetic."""
-        size = 1
-        for n in shape:
-            size *= n
-        if self.buffer.numel() < size:
-            self.buffer = self.buffer.new_empty(size)
-        return self.buffer[:size].view(shape)
-
-
-def _logits(q: Tensor, keys: Tensor, work: _Work, scale: float) -> Tensor:
-    """[B, H, N, S] in float32 or float64; the block's own future is -inf. `keys` [B, G, S, D] end with the block's."""
-    batch, heads, n, size = q.shape
-    groups, states = keys.shape[1:3]
-    grouped = q.to(work.exact).reshape(batch * groups, heads // groups * n, size)
-    logits = work.room_for(batch * groups, heads // groups * n, states)
-    matrices = _by_group(keys)
-    for part, left, right in zip(logits.chunk(len(matrices)), grouped.chunk(len(matrices)), matrices, strict=True):
-        _products(part, left, right.transpose(1, 2), scale)
-    logits = logits.view(batch, heads, n, states)
-    if n > 1:
-        logits[..., states - n :] += _future(n, work.exact, q.device)
-    return logits
-
-
-@lru_cache(maxsize=4)
-def _future(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[N, N]: -inf where the key is in the query's future; the same in every block and layer."""
-    return torch.full((n, n), float("-inf"), dtype=dtype, device=device).triu(1)
-
-
-@lru_cache(maxsize=4)
-def _causal(n: int, old: int, device: torch.device) -> Tensor:
-    """[N, old + N] True where query n may attend, `old` states being before the first; the same in every layer."""
-    return torch.ones(n, old + n, dtype=torch.bool, device=device).tril(old)
-
-
-def _products(out: Tensor, left: Tensor, right: Tensor, scale: float = 1.0) -> None:
-    """out [n, M, Y] = scale * left [n, M, X] @ right [n, X, Y].
-
-    A CPU's batched product gives whole matrices to threads, so that three matrices take two threads as long as four;
-    the matrices left over are cut by rows instead (20% of both products at three KV heads and k=2,048).
-    """
-    count, rows = left.shape[:2]
-    threads = torch.get_num_threads() if left.device.type == "cpu" else 1
-    over = count % threads if count > threads and rows % threads == 0 else 0
-    whole = count - over
-    torch.baddbmm(out[:whole], left[:whole], right[:whole], beta=0, alpha=scale, out=out[:whole])
-    cut = (threads, rows // threads)
-    for i in range(whole, count):
-        part = out[i].unflatten(0, cut)
-        torch.baddbmm(part, left[i].unflatten(0, cut), right[i].expand(threads, -1, -1), beta=0, alpha=scale, out=part)
-
-
-def _by_group(x: Tensor) -> list[Tensor]:
-    """Keys or values [B, G, S, D] as batches of matrices without a copy: slots are a slice of a larger buffer, so rows
-    of a batch cannot be flattened into one."""
-    return [x.flatten(0, 1)] if x.shape[0] == 1 or x.is_contiguous() else list(x)
-
-
-def _outputs(probs: Tensor, values: Tensor) -> Tensor:
-    """probs [B, H, N, S] @ values [B, G, S, D] -> [B, H, N, D]."""
-    batch, heads, n, states = probs.shape
-    groups, size = values.shape[1], values.shape[3]
-    grouped = probs.view(batch * groups, heads // groups * n, states)
-    out = grouped.new_empty(*grouped.shape[:2], size)
-    matrices = _by_group(values)
-    for part, left, right in zip(out.chunk(len(matrices)), grouped.chunk(len(matrices)), matrices, strict=True):
-        _products(part, left, right)
-    return out.view(batch, heads, n, size)
-
-
 def _fill(
-    q: Tensor, k: Tensor, v: Tensor, rule: Rule, state: State, work: _Work, scale: float, start: int, victims: Tensor
+    q: Tensor, k: Tensor, v: Tensor, rule: Rule, state: State, work: Work, scale: float, start: int, victims: Tensor
 ) -> Tensor:
     """Steps at which nothing leaves: plain causal attention, and the scores where the policy remembers them."""
     n = q.shape[2]
@@ -212,11 +98,11 @@ def _fill(
         shared: dict[str, Any] = {"scale": scale, "enable_gqa": q.shape[1] != k.shape[1]}
         if alive == 0:
             return scaled_dot_product_attention(q, k, v, is_causal=n > 1, **shared)
-        mask = _causal(n, alive, q.device) if n > 1 else None
+        mask = causal(n, alive, q.device) if n > 1 else None
         keys, values = state.keys[:, :, : alive + n], state.values[:, :, : alive + n]
         return scaled_dot_product_attention(q, keys, values, attn_mask=mask, **shared)
     keys, values = work.load(alive + n, n)
-    logits = _logits(q, keys, work, scale)
+    logits = scaled_logits(q, keys, work, scale)
     probs = torch.softmax(logits, dim=-1, out=logits)
     batch, deciders = state.scores.shape[:2]
     reps = q.shape[1] // deciders
@@ -224,11 +110,11 @@ def _fill(
     gained = (fade.repeat(reps) / reps).expand(batch * deciders, 1, -1) @ probs.view(batch * deciders, reps * n, -1)
     scores = state.scores[:, :, : alive + n]
     scores.mul_(rule.memory**n).add_(gained.view(batch, deciders, -1))
-    return _outputs(probs, values)
+    return weighted_values(probs, values)
 
 
 def _evict(
-    q: Tensor, k: Tensor, v: Tensor, rule: Rule, state: State, work: _Work, scale: float, start: int, victims: Tensor
+    q: Tensor, k: Tensor, v: Tensor, rule: Rule, state: State, work: Work, scale: float, start: int, victims: Tensor
 ) -> Tensor:
     """One block: dense products over the states alive and the N new ones, and who leaves at which step."""
     batch, heads, n, _ = q.shape
@@ -237,7 +123,7 @@ def _evict(
     work.append(k, v, start)
     assert state.keys is not None and state.values is not None
     keys, values = work.load(end, n)
-    logits = _logits(q, keys, work, scale)
+    logits = scaled_logits(q, keys, work, scale)
     positions, scores = state.positions[:, :, :end], state.scores[:, :, :end]
     deciders = positions.shape[1]
     by_decider = logits.view(batch, deciders, heads // deciders, n, end)
@@ -248,11 +134,11 @@ def _evict(
         from msrnn_bench.multistate import compiled  # numba: only where it is used
 
         norm = compiled.evict(by_decider, positions, scores, victims, q.to(work.exact), keys, scale, seeds, rule, start)
-        out = _outputs(logits, values).mul_(norm.view(batch, heads, n, 1))
+        out = weighted_values(logits, values).mul_(norm.view(batch, heads, n, 1))
         compiled.compact(positions, scores, keep, n, *buffers)
     else:
         victims.copy_(fallback.evict(by_decider, positions, scores, keys, values, seeds, rule, state, start))
-        out = _outputs(logits, values)
+        out = weighted_values(logits, values)
         fallback.compact(positions, scores, keep, *buffers)
     state.alive = [keep] * batch
     return out
@@ -264,7 +150,7 @@ def _compiled(q: Tensor, rule: Rule) -> bool:
 
 
 def _band(
-    q: Tensor, k: Tensor, v: Tensor, rule: Rule, state: State, work: _Work, scale: float, start: int, victims: Tensor
+    q: Tensor, k: Tensor, v: Tensor, rule: Rule, state: State, work: Work, scale: float, start: int, victims: Tensor
 ) -> Tensor:
     """Windows: who is alive is known, the first i and the last k - i. Plain attention over a band."""
     n, first, recent = q.shape[2], rule.first, rule.recent

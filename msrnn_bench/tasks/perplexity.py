@@ -19,14 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msrnn_bench.chunks import Chunk, chunks
+from msrnn_bench.datasets.chunks import Chunk, chunks
 from msrnn_bench.errors import UsageError
-from msrnn_bench.job import Job
-from msrnn_bench.models import Loaded
+from msrnn_bench.job import Job, load
+from msrnn_bench.models.sources import Loaded
 from msrnn_bench.multistate.attention import Session, bounded
 from msrnn_bench.policies import Baseline, Full
-from msrnn_bench.results import Row
-from msrnn_bench.tasks.loading import load
+from msrnn_bench.results.cells import Row
 
 PIECE = 32  # rows of logits turned into a loss at a time: megabytes that stay in the cache, not a chunk's hundreds
 

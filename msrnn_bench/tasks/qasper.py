@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from msrnn_bench.tasks.answering import Answering
-from msrnn_bench.tasks.scores import f1
+from msrnn_bench.tasks.writing.answering import Answering
+from msrnn_bench.tasks.writing.scores import f1
 
 PROMPT = (
     "{document}\n\nThe text above is a research paper. Reply to the question below in a few words, one sentence at most. "

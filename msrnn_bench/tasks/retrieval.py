@@ -11,16 +11,15 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from msrnn_bench.chunks import bos_ids
+from msrnn_bench.datasets.chunks import bos_ids
 from msrnn_bench.errors import UsageError
-from msrnn_bench.job import Job
-from msrnn_bench.journal import Journal
+from msrnn_bench.job import Job, load
 from msrnn_bench.policies import Baseline
-from msrnn_bench.results import Row
-from msrnn_bench.tasks import needles
-from msrnn_bench.tasks.answers import Answer, Asked, Writer
-from msrnn_bench.tasks.loading import load
-from msrnn_bench.tasks.prompts import Prompt, check_template, fit, frame
+from msrnn_bench.results.cells import Row
+from msrnn_bench.results.journal import Journal
+from msrnn_bench.tasks.writing import needles
+from msrnn_bench.tasks.writing.answers import Answer, Asked, Writer
+from msrnn_bench.tasks.writing.prompts import Prompt, check_template, fit, frame
 
 PROMPT = """{document}
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from msrnn_bench.errors import UsageError
-from msrnn_bench.tasks.answering import Answering
-from msrnn_bench.tasks.scores import rouge
+from msrnn_bench.tasks.writing.answering import Answering
+from msrnn_bench.tasks.writing.scores import rouge
 
 PROMPT = (
     "{document}\n\nThe text above is a story. Write one paragraph that answers the following question about it.\n\n"

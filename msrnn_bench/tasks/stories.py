@@ -17,16 +17,17 @@ from typing import Any
 
 import torch
 
-from msrnn_bench.chunks import bos_ids
+from msrnn_bench.datasets.chunks import bos_ids
 from msrnn_bench.errors import UsageError
-from msrnn_bench.job import Job
-from msrnn_bench.journal import Journal
-from msrnn_bench.models import Loaded, LocalModel
+from msrnn_bench.job import Job, load
+from msrnn_bench.models.sources import Loaded, LocalModel
 from msrnn_bench.multistate.attention import bounded
 from msrnn_bench.policies import Baseline, Full
-from msrnn_bench.results import Row
-from msrnn_bench.tasks.answers import Answer, Asked, Writer
-from msrnn_bench.tasks.judges import (
+from msrnn_bench.results.cells import Row
+from msrnn_bench.results.journal import Journal
+from msrnn_bench.tasks.perplexity import losses
+from msrnn_bench.tasks.writing.answers import Answer, Asked, Writer
+from msrnn_bench.tasks.writing.judges import (
     OUTCOMES,
     Endpoint,
     Judge,
@@ -35,10 +36,8 @@ from msrnn_bench.tasks.judges import (
     compare,
     endpoint_address,
 )
-from msrnn_bench.tasks.loading import load
-from msrnn_bench.tasks.perplexity import losses
-from msrnn_bench.tasks.prompts import check_template, fit, frame
-from msrnn_bench.tasks.sampling import Sampler
+from msrnn_bench.tasks.writing.prompts import check_template, fit, frame
+from msrnn_bench.tasks.writing.sampling import Sampler
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,202 @@
+"""The command line: a thin dispatcher over Hydra. Imports nothing heavy, so that --help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from msrnn_bench.errors import UsageError, out_of_memory
+
+HELP = """\
+msrnn-bench: transformers as bounded multi-state RNNs (arXiv 2401.06104), measured
+
+  msrnn-bench run policy=tova cache=512             measure a model under a policy and a state size
+  msrnn-bench run -m policy=window,tova cache=64,256   every combination
+  msrnn-bench sweep experiment=laptop/fig3          an experiment's own grid; run it again to go on where it stopped
+  msrnn-bench collect                               tables from the finished cells: tidy.csv, summary.csv, on the screen
+  msrnn-bench plot                                  the figures from them (figure=NAME for one)
+  msrnn-bench list                                  models, datasets, policies, tasks, experiments to choose from
+  msrnn-bench lm-eval run --model msrnn ...         lm-eval's own command line, which knows bounded models as `msrnn`
+  msrnn-bench doctor                                versions, devices, what works here; a 5-second self-check
+
+Settings are key=value (Hydra): cache is the state size; model, dataset, policy, task, experiment choose a file of
+conf/; documents, tokens, context, dtype, device, seed, engine, prefill, results_dir, force are single values.
+`msrnn-bench run --cfg job` prints the whole configuration. --debug shows tracebacks.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0, 2 for what the user gave, 1 for what the machine lacks or what failed, 130 when interrupted."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args or os.environ.get("HYDRA_FULL_ERROR") == "1"
+    args = [a for a in args if a != "--debug"]
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if args[0] == "--version":
+        from msrnn_bench import __version__
+
+        print(__version__)
+        return 0
+    command, rest = args[0], args[1:]
+    if command not in COMMANDS:
+        return _fail(f"unknown command {command!r}; there are: {', '.join(COMMANDS)}", 2)
+    if command != "lm-eval" and any(a in ("-h", "--help") for a in rest):
+        print(HELP, end="")
+        return 0
+    try:
+        return COMMANDS[command](rest)
+    except UsageError as error:
+        if debug:
+            raise
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        return _fail("interrupted; what is finished is kept, the same command goes on from there", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        if out_of_memory(error):
+            return _fail("out of memory: take less at a time (task.chunk=256, task.batch=1), dtype=bfloat16 or a smaller k", 1)
+        text = " ".join(str(error).split())
+        return _fail(f"failed ({type(error).__name__}: {text[:400]}); --debug shows where", 1)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"msrnn-bench: {message}", file=sys.stderr)
+    return code
+
+
+def _run(args: list[str]) -> int:
+    """`run`: one cell, or with -m every combination. Hydra's own flags and launchers go to Hydra itself."""
+    flags = [a for a in args if a.startswith("-")]
+    overrides = [a for a in args if not a.startswith("-")]
+    multirun = bool({"-m", "--multirun"} & set(flags))
+    if set(flags) - {"-m", "--multirun"}:
+        return _hydra(args)
+    if any(o.startswith(("hydra/launcher=", "hydra/sweeper=")) for o in overrides):
+        from msrnn_bench.runs.compose import compose_grid
+
+        compose_grid([o for o in overrides if not o.startswith("hydra")], experiment_grid=False)  # mistakes in one line
+        return _hydra(args)
+    from msrnn_bench.runs import grid
+    from msrnn_bench.runs.compose import is_sweep
+
+    if not multirun:
+        swept = [o for o in overrides if is_sweep(o)]
+        if swept:
+            raise UsageError(f"{swept[0]} has several values: add -m to measure every combination")
+    return grid.run(overrides, experiment_grid=False, single=not multirun)
+
+
+def _sweep(args: list[str]) -> int:
+    """`sweep experiment=NAME`: the experiment's own grid."""
+    flags = [a for a in args if a.startswith("-")]
+    if flags:
+        raise UsageError(f"sweep takes settings only, not {flags[0]}; for Hydra's own flags use run -m")
+    if not any(a.startswith("experiment=") for a in args):
+        from msrnn_bench.runs.compose import choices
+
+        raise UsageError(f"sweep which grid? Add experiment=NAME, one of: {', '.join(choices('experiment'))}")
+    from msrnn_bench.runs import grid
+
+    return grid.run(args, experiment_grid=True, single=False)
+
+
+def _hydra(args: list[str]) -> int:
+    """Hand over to hydra.main: --cfg, --info, completion, launchers. Flags first, else overrides after one are lost."""
+    from msrnn_bench.runs import hydra_app
+
+    with_value = {
+        "--cfg",
+        "-c",
+        "--package",
+        "-p",
+        "--config-name",
+        "-cn",
+        "--config-path",
+        "-cp",
+        "--config-dir",
+        "-cd",
+        "--info",
+        "-i",
+    }
+    flags: list[str] = []
+    overrides: list[str] = []
+    wants_value = False
+    for arg in args:
+        wants_value_now, wants_value = wants_value, arg in with_value
+        (flags if arg.startswith("-") or wants_value_now else overrides).append(arg)
+    return hydra_app.main([*flags, *overrides])
+
+
+def _collect(args: list[str]) -> int:
+    from pathlib import Path
+
+    folder = Path(_options("collect", args).results_dir)
+    from msrnn_bench.results.summary import collect
+    from msrnn_bench.results.tables import markdown
+
+    rows, summary = collect(folder)
+    print(markdown(summary) + "\n")
+    print(f"{len(summary)} lines from {len(rows)} rows\n{folder / 'summary.csv'}\n{folder / 'tidy.csv'}")
+    return 0
+
+
+def _plot(args: list[str]) -> int:
+    from msrnn_bench.cli import plotting
+
+    return plotting.main(_options("plot", args))
+
+
+def _list(args: list[str]) -> int:
+    from msrnn_bench.cli import listing
+
+    return listing.main(args)
+
+
+def _doctor(args: list[str]) -> int:
+    if args:
+        raise UsageError(f"doctor takes no settings, got {args[0]!r}")
+    from msrnn_bench.cli import doctor
+
+    return doctor.main()
+
+
+def _lm_eval(args: list[str]) -> int:
+    from msrnn_bench.cli import lm_eval
+
+    return lm_eval.main(args)
+
+
+def _options(command: str, args: list[str]) -> argparse.Namespace:
+    """key=value settings of the commands that need no Hydra."""
+    known = {"results_dir": "results", "figure": None, "out": None, "paper": None, "note": None, "metric": None}
+    allowed = {"collect": ["results_dir"], "plot": list(known)}[command]
+    chosen = {key: known[key] for key in allowed}
+    for arg in args:
+        key, equals, value = arg.partition("=")
+        if not equals or key not in allowed:
+            raise UsageError(f"unknown setting {arg!r} of {command}; there are: {', '.join(f'{k}=...' for k in allowed)}")
+        chosen[key] = value
+    return argparse.Namespace(**chosen)
+
+
+COMMANDS = {
+    "run": _run, "sweep": _sweep, "collect": _collect, "plot": _plot, "list": _list, "doctor": _doctor, "lm-eval": _lm_eval,
+}  # fmt: skip
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

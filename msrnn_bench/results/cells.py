@@ -1,0 +1,289 @@
+"""What a measurement leaves on disk: rows, the cell they belong to, its manifest; and how they come back.
+
+Knows the schema and the files, not what was measured, how rows become a perplexity (summary.py does) or torch.
+Pandas and pandera are imported where needed: skipping finished cells stays fast.
+"""
+
+import contextlib
+import csv
+import fcntl
+import hashlib
+import io
+import json
+import logging
+import math
+import secrets
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from msrnn_bench.errors import MachineError, UsageError
+from msrnn_bench.results.files import TEMPORARY, write_atomically
+
+if typing.TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One metric over one position bucket of one document: sufficient statistics, and what they were measured under.
+
+    mean = sum(total) / sum(count) over any set of rows; perplexity = exp of the mean of `nll`. None is missing: an
+    empty field in the file, never 0. This class is the schema of the writer, the reader and the tests.
+    """
+
+    cell: str
+    task: str
+    dataset: str
+    model: str
+    weights: str  # pretrained | random
+    policy: str
+    memory: float | None = None
+    first: int | None = None
+    recent: int | None = None
+    per: str | None = None  # layer | head
+    cache: int | None = None  # the state size k; None for the full model, whose one topline serves all sizes
+    context: int
+    seed: int
+    bos: bool
+    dtype: str
+    engine: str
+    prefill: str
+    positions: str
+    template: str | None = None  # plain | chat: how a task's prompt is worded to the model; None where there is no prompt
+    document: str
+    subtask: str | None = None  # which of a task's kinds (retrieval, lm_eval)
+    length: int | None = None  # tokens of a haystack
+    depth: float | None = None  # where in it the answer stands, 0 its beginning, 1 its end
+    bucket_start: int  # target positions [start, end) inside the chunk; of an answer, those of its tokens
+    bucket_end: int
+    metric: str  # nll | kl | top1_agreement | accuracy | f1 | rouge | ...
+    total: float | None
+    count: int
+    evictions: int | None = None  # per layer
+    first_eviction: int | None = None  # counted from 0
+    max_states: int | None = None  # after eviction, so at most k
+    seconds: float | None = None
+    tokens_per_second: float | None = None
+    peak_bytes: int | None = None
+    state_bytes: int | None = None
+    status: str = "ok"
+
+    def __post_init__(self) -> None:
+        measured = self.total is not None and math.isfinite(self.total) and self.count > 0
+        if self.status == "ok" and not measured:
+            raise ValueError(
+                f"{self.metric} of {self.document!r} is {self.total} over {self.count}: what could not be measured "
+                "needs a status that says so"
+            )
+
+
+COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Row))
+SETTINGS: tuple[str, ...] = COLUMNS[: COLUMNS.index("document")]  # constant within a cell
+LATER = ("template", "subtask", "length", "depth")  # columns younger than the first cells: absent is empty
+
+
+def _column_types() -> dict[str, tuple[str, bool]]:
+    """Column -> (pandas dtype, may be empty), read off Row's annotations."""
+    names = {str: "str", int: "Int64", float: "float64", bool: "boolean"}
+    columns = {}
+    for column, hint in typing.get_type_hints(Row).items():
+        options = hint.__args__ if isinstance(hint, types.UnionType) else (hint,)
+        columns[column] = (names[options[0]], type(None) in options)
+    return columns
+
+
+COLUMN_TYPES = _column_types()
+
+
+def cell_id(settings: Mapping[str, Any]) -> str:
+    """16 hex digits that stand for these settings; 1 and 1.0 are the same setting, the order of keys is none."""
+    text = json.dumps(_canonical(settings), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid and its two files; `label` is for people and in no path."""
+
+    results_dir: Path
+    task: str
+    label: str
+    id: str
+
+    @property
+    def csv(self) -> Path:
+        return self.results_dir / "cells" / f"{self.id}.csv"
+
+    @property
+    def manifest(self) -> Path:
+        return self.results_dir / "cells" / f"{self.id}.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.results_dir / "cells" / f".{self.id}.lock"
+
+    @property
+    def journal(self) -> Path:
+        return self.results_dir / "cells" / f"{self.id}.jsonl"
+
+
+def finished(cell: Cell) -> bool:
+    """Whether the cell needs no work: its manifest says ok and its rows are there."""
+    return (_read_manifest(cell.manifest) or {}).get("status") == "ok" and cell.csv.is_file()
+
+
+@contextlib.contextmanager
+def claim(cell: Cell) -> Iterator[bool]:
+    """Whether this process may measure the cell: of several, one. The claim ends with the process, however it ends."""
+    path = cell.lock
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise MachineError(f"cannot write {path} ({error.strerror}): choose another results_dir") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def write(cell: Cell, rows: Iterable[Row], manifest: Mapping[str, Any]) -> None:
+    """Rows first, manifest last: the manifest's appearance is what makes the cell finished."""
+    rows = list(rows)
+    settings = {tuple(getattr(row, name) for name in SETTINGS) for row in rows}
+    if len(settings) != 1 or rows[0].cell != cell.id:
+        raise ValueError(f"cell {cell.id} ({cell.label}) needs rows of its own, all under the same settings")
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([_text(getattr(row, column)) for column in COLUMNS] for row in rows)
+    write_atomically(cell.csv, lines.getvalue())
+    _write_manifest(cell, manifest, status="ok")
+
+
+def write_failure(cell: Cell, manifest: Mapping[str, Any]) -> None:
+    """Only a manifest, whose `row` holds the cell's SETTINGS so that the summary can name what failed."""
+    _write_manifest(cell, manifest, status="failed")
+    cell.csv.unlink(missing_ok=True)  # rows of an earlier success would contradict the manifest
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return repr(float(value)) if isinstance(value, float) else str(value)  # float(): numpy's repr names its type
+
+
+def _write_manifest(cell: Cell, manifest: Mapping[str, Any], status: str) -> None:
+    named = {"cell": cell.id, "task": cell.task, "label": cell.label, "status": status}
+    write_atomically(cell.manifest, json.dumps({**named, **manifest, **named}, indent=2, default=str) + "\n")
+
+
+def check_writable(results_dir: Path) -> None:
+    """Find out before an hour of computing, not after it. Tried, not asked: permission bits are not the whole story."""
+    probe = results_dir / "cells" / f".probe.{secrets.token_hex(4)}{TEMPORARY}"
+    write_atomically(probe, "")
+    probe.unlink(missing_ok=True)
+
+
+class Cells(NamedTuple):
+    """What a results folder holds: the rows of its finished cells, the manifests of those that failed."""
+
+    rows: "pd.DataFrame"
+    failures: list[dict[str, Any]]
+
+
+def read_cells(results_dir: Path) -> Cells:
+    """All cells, in an order that depends on nothing but what they hold. Unfinished ones are left to the next run."""
+    paths, failures = [], []
+    for path in sorted((results_dir / "cells").glob("[!.]*.json")):
+        manifest = _read_manifest(path)
+        if manifest is None:
+            continue
+        rows = path.with_suffix(".csv")
+        if manifest.get("status") != "ok":
+            failures.append({**manifest, "cell": path.stem})
+        elif rows.is_file():
+            paths.append(rows)
+        else:
+            log.warning("%s has no rows beside it: the cell counts as unfinished, its next run redoes it", path)
+    frame = _typed([(path, line) for path in paths for line in _read_lines(path)])
+    order = [*SETTINGS[1:], "cell"]  # the rows of a cell keep the order in which they were measured
+    return Cells(frame.sort_values(order, kind="stable", ignore_index=True), failures)
+
+
+def _read_manifest(path: Path) -> dict[str, Any] | None:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError:
+        manifest = None
+    except OSError as error:
+        raise MachineError(f"cannot read {path} ({error.strerror}): check the folder's permissions") from error
+    if not isinstance(manifest, dict):
+        log.warning("%s is damaged: the cell counts as unfinished, its next run redoes it", path)
+        return None
+    return manifest
+
+
+def _read_lines(path: Path) -> list[list[str]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *lines = csv.reader(file, strict=True)
+    except (OSError, ValueError, csv.Error) as error:
+        raise _misfit(path, f"not a table ({error})") from error
+    wanted = [column for column in COLUMNS if column in header or column not in LATER]
+    if header != wanted:
+        odd = sorted(set(header) ^ set(wanted)) or ["their order"]
+        raise _misfit(path, f"its columns are not those of this version ({', '.join(odd)})")
+    if not lines or any(len(line) != len(header) for line in lines):
+        raise _misfit(path, "rows are missing or cut short")
+    place = [header.index(column) if column in header else None for column in COLUMNS]
+    return [["" if at is None else line[at] for at in place] for line in lines]
+
+
+def _misfit(path: Path, reason: str) -> UsageError:
+    return UsageError(f"{path}: {reason}; delete it with its .json and run the cell again")
+
+
+def _typed(lines: list[tuple[Path, list[str]]]) -> "pd.DataFrame":
+    """Text to typed columns, all cells at once; the first value that does not fit is blamed on its file."""
+    import pandas as pd
+    import pandera.pandas as pa
+
+    frame = pd.DataFrame([line for _, line in lines], columns=list(COLUMNS), dtype="str")
+    frame = frame.mask(frame == "")
+    frame["bos"] = frame["bos"].map({"True": True, "False": False}).astype("boolean")
+    columns = {name: pa.Column(kind, nullable=empty, coerce=True) for name, (kind, empty) in COLUMN_TYPES.items()}
+    columns["weights"].checks = [pa.Check.isin(["pretrained", "random"])]
+    columns["per"].checks = [pa.Check.isin(["layer", "head"])]
+    columns["count"].checks = [pa.Check.ge(0)]
+    columns["cell"].checks = [pa.Check(lambda cells: cells == [path.stem for path, _ in lines], name="own file")]
+    try:
+        return pa.DataFrameSchema(columns, strict=True, ordered=True).validate(frame, lazy=True)
+    except pa.errors.SchemaErrors as errors:
+        first = errors.failure_cases.dropna(subset="index").iloc[0]
+        found = f"{first['column']} = {first['failure_case']!r} fails {first['check']}"
+        raise _misfit(lines[int(first["index"])][0], found) from errors

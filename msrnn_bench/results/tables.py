@@ -1,0 +1,56 @@
+"""The summary as Markdown tables, policy by state size: what README shows and `collect` prints."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from msrnn_bench.results.summary import quantity
+
+PANEL = [
+    "task", "metric", "subtask", "length", "model", "weights", "dataset", "context", "dtype", "engine", "prefill", "template",
+]  # fmt: skip
+
+
+def markdown(summary: pd.DataFrame) -> str:
+    """One table per model, dataset and way of measuring; a cell without a value is empty."""
+    known = summary[summary["status"].isin(["ok", "partial"])]
+    keys = known[PANEL].astype("str").fillna("").agg("\0".join, axis=1) if len(known) else known["task"]
+    return "\n\n".join(_panel(lines) for _, lines in known.groupby(keys, sort=True))
+
+
+def _panel(lines: pd.DataFrame) -> str:
+    head = _head(lines)
+    sized = lines[lines["cache"].notna()]
+    if sized.empty:
+        return head
+    table = sized.pivot_table(index="policy", columns="cache", values="value", aggfunc="first")
+    table = table.sort_values(table.columns[len(table.columns) // 2])
+    rows = [["policy", *(str(size) for size in table.columns)], ["---"] * (len(table.columns) + 1)]
+    rows += [
+        [str(policy), *(_number(value) for value in values)] for policy, values in zip(table.index, table.to_numpy(), strict=True)
+    ]
+    return "\n".join([head, "", *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def _head(lines: pd.DataFrame) -> str:
+    """What was measured, and the full model's value: its own line's with an interval, else the others' topline."""
+    one = lines.iloc[0]
+    what = quantity(str(one["metric"]))
+    parts = "".join(f", {one[key]}{unit}" for key, unit in (("subtask", ""), ("length", " tokens")) if pd.notna(one[key]))
+    ways = [str(one["dtype"]), *([f"{one['template']} prompts, {one['prefill']}"] if pd.notna(one["template"]) else [])]
+    text = (
+        f"{one['model']} on {one['dataset'] if one['dataset'] != 'none' else one['task']}"
+        f"{', RANDOM WEIGHTS' if one['weights'] == 'random' else ''}{parts}: {what}, {int(lines['documents'].max())} documents, "
+        f"{'chunks' if one['task'] == 'perplexity' else 'context'} of {one['context']} tokens, {', '.join(ways)}"
+    )
+    full = lines[lines["cache"].isna()]
+    if len(full):
+        line = full.iloc[0]
+        interval = f" ({line['low']:.2f} to {line['high']:.2f})" if pd.notna(line["low"]) else ""
+        return f"{text}; full {line['value']:.3f}{interval}"
+    toplines = lines["topline"].dropna()
+    return f"{text}; full {toplines.iloc[0]:.3f}" if len(toplines) else text
+
+
+def _number(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:.3f}" if value < 1000 else f"{value:.0f}"

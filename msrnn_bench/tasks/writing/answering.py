@@ -1,0 +1,143 @@
+"""What tasks of questions on documents share: examples become prompts, prompts answers, answers rows.
+
+A document that is too long loses its end (the paper, section 4.2); under `baseline` the whole prompt has k tokens. Knows
+no metric: a task says how an answer is scored.
+"""
+
+from __future__ import annotations
+
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any
+
+from msrnn_bench.datasets.chunks import tokenise
+from msrnn_bench.datasets.questions import Example, Questions
+from msrnn_bench.errors import UsageError
+from msrnn_bench.job import Job, load
+from msrnn_bench.models.sources import Loaded
+from msrnn_bench.policies import Baseline
+from msrnn_bench.results.cells import Row
+from msrnn_bench.results.journal import Journal
+from msrnn_bench.tasks.writing.answers import Answer, Asked, Writer
+from msrnn_bench.tasks.writing.prompts import Prompt, check_template, fit, frame
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answering(ABC):
+    """prompt: a template with {document} and {question}; chat: as one message in the model's chat template;
+    new_tokens: the most an answer may have; questions: the first so many on each document (null: all);
+    stop: texts that end an answer, cut off it; batch: answers written at a time (speed and memory; a result only as far
+    as a batch changes the last bits of a sum).
+
+    How much of a document is read follows from the context: prompt and answer fit in it; `tokens` plays no part."""
+
+    prompt: str
+    new_tokens: int
+    chat: bool = False
+    questions: int | None = 1
+    stop: tuple[str, ...] = ()
+    batch: int = 8
+
+    name = "answering"
+
+    def __post_init__(self) -> None:
+        check_template(self.prompt, ("question",))
+        for key, empty in (("new_tokens", False), ("batch", False), ("questions", True)):
+            value = getattr(self, key)
+            if not (value is None and empty) and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise UsageError(f"task.{key}={value} must be a whole number of 1 or more{' or null for all' * empty}")
+        if not isinstance(self.chat, bool):
+            raise UsageError(f"task.chat={self.chat} must be true or false")
+        marks = self.stop if isinstance(self.stop, list | tuple) else [None]
+        if not all(isinstance(mark, str) and mark for mark in marks):
+            raise UsageError(f"task.stop={self.stop} must be a list of texts, such as ['Question:'], or []")
+        object.__setattr__(self, "stop", tuple(self.stop))
+
+    @property
+    def template(self) -> str:
+        return "chat" if self.chat else "plain"
+
+    @abstractmethod
+    def score(self, prediction: str, references: tuple[str, ...]) -> dict[str, float]:
+        """Metric -> points of one answer."""
+
+    def settings(self) -> dict[str, Any]:
+        """What of this task is part of a cell's identity."""
+        return {**{k: v for k, v in asdict(self).items() if k != "batch"}, "stop": list(self.stop)}
+
+    def check(self, job: Job) -> None:
+        """Refuse, before anything is loaded, what this task cannot do."""
+        if not isinstance(job.dataset, Questions):
+            raise UsageError(
+                f"dataset={job.dataset.name} has no questions, which task={self.name} asks; take dataset=squality or qasper"
+            )
+        if self.new_tokens >= job.context:
+            raise UsageError(
+                f"task.new_tokens={self.new_tokens} leaves nothing of context={job.context} for a prompt: "
+                "raise context or lower task.new_tokens"
+            )
+
+    def rows(self, job: Job) -> Iterator[Row]:
+        """Rows of all examples, a document's together, once all are answered. A record that the journal holds is not made
+        again."""
+        loaded = load(job)
+        asked = self._prompts(job, loaded.tokenizer)
+        total = sum(len(prompt.ids) + self.new_tokens for _, prompts in asked for prompt in prompts)
+        job.progress.start(total)
+        bos = asked[0][1][0].ids[:1] == [loaded.tokenizer.bos_token_id]
+        journal = Journal(job.journal)
+        self._answer(loaded, job, asked, journal)
+        for examples, _ in asked:
+            for example in examples:
+                yield from self._rows(example, journal.records[example.id], {**job.columns, "bos": bos})
+
+    def _answer(self, loaded: Loaded, job: Job, asked: list[tuple[list[Example], list[Prompt]]], journal: Journal) -> None:
+        """Fill the journal. Of a document with several questions, what they share is read once."""
+        writer = Writer(loaded, job, self.new_tokens, stop=self.stop)
+        todo = []
+        for examples, prompts in asked:
+            # of the document, as much as the longest question leaves room for
+            read = min(prompt.reading for prompt in prompts) if len(prompts) > 1 else 0
+            for example, prompt in zip(examples, prompts, strict=True):
+                if journal.get(example.id) is None:
+                    todo.append((example, prompt, Asked(prompt.ids, read, zlib.crc32(example.document.encode()))))
+                else:
+                    job.progress.advance(len(prompt.ids) + self.new_tokens)
+        for at in range(0, len(todo), self.batch):
+            batch = todo[at : at + self.batch]
+            answers = writer.answers([one for _, _, one in batch])
+            for (example, prompt, _), answer in zip(batch, answers, strict=True):
+                journal.add(example.id, self._record(example, prompt, answer))
+                job.progress.advance(len(prompt.ids) + self.new_tokens)
+
+    def _prompts(self, job: Job, tokenizer: Any) -> list[tuple[list[Example], list[Prompt]]]:
+        """The questions on each document and their prompts: all of them, so that one without room stops nothing midway."""
+        assert isinstance(job.dataset, Questions)
+        room = job.context - self.new_tokens
+        if isinstance(job.policy, Baseline) and job.cache is not None:
+            room = min(room, job.cache)
+        asked = []
+        for _, group in groupby(job.dataset.examples(job.documents), key=lambda example: example.document):
+            examples = list(group)[: self.questions]
+            words: dict[str, Any] = {"chat": self.chat, "bos": job.dataset.bos}
+            frames = [frame(tokenizer, self.prompt, **words, question=example.question) for example in examples]
+            document = tokenise(tokenizer, examples[0].text)
+            asked.append((examples, [fit(head, document, tail, room) for head, tail in frames]))
+        return asked
+
+    def _record(self, example: Example, prompt: Prompt, answer: Answer) -> dict[str, Any]:
+        """What a researcher reads, and what the rows need."""
+        prediction = answer.text.strip()
+        return {
+            "document": example.document, "question": example.question, "prediction": prediction,
+            "references": list(example.references), "scores": self.score(prediction, example.references),
+            "prompt_tokens": len(prompt.ids), "document_tokens_cut": prompt.cut, "answer": asdict(answer),
+        }  # fmt: skip
+
+    def _rows(self, example: Example, record: dict[str, Any], columns: dict[str, Any]) -> Iterator[Row]:
+        answer = Answer(**record["answer"])
+        for metric, points in record["scores"].items():
+            yield Row(**columns, **answer.columns(), document=example.document, metric=metric, total=points, count=1)

@@ -1,0 +1,120 @@
+"""No committed number loses its name: every recorded configuration, sent through `prepare()`, has the id it was stored under.
+
+What the configuration names is read again, so that the id is formed anew from it. Where a text, a local model or a version
+is not at hand, that one fingerprint is taken from the manifest, and the test says of how many cells.
+"""
+
+import json
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, SHARED, Silent
+from omegaconf import OmegaConf
+
+from msrnn_bench.datasets.questions import Squality
+from msrnn_bench.datasets.texts import PyDocs, PySource, Text
+from msrnn_bench.models.sources import LocalModel
+from msrnn_bench.runs import identity
+from msrnn_bench.runs.cell import prepare
+from msrnn_bench.runs.compose import compose_one
+from msrnn_bench.tasks.lm_eval import harness
+
+# `_target_`s of the versions that wrote the cells, where they have moved since.
+MOVED = {
+    "msrnn_bench.datasets.Nothing": "msrnn_bench.datasets.texts.Nothing",
+    "msrnn_bench.datasets.PySource": "msrnn_bench.datasets.texts.PySource",
+    "msrnn_bench.datasets.Text": "msrnn_bench.datasets.texts.Text",
+    "msrnn_bench.filler.Filler": "msrnn_bench.datasets.filler.Filler",
+    "msrnn_bench.models.LocalModel": "msrnn_bench.models.sources.LocalModel",
+    "msrnn_bench.models.PackagedGguf": "msrnn_bench.models.sources.PackagedGguf",
+    "msrnn_bench.questions.Squality": "msrnn_bench.datasets.questions.Squality",
+    "msrnn_bench.tasks.harness.Harness": "msrnn_bench.tasks.lm_eval.harness.Harness",
+}
+TINY = ROOT / "tests/tiny/model"
+
+
+def recorded() -> dict[Path, dict]:
+    """Every manifest that is committed."""
+    folders = sorted(path.parent for path in (ROOT / "results").glob("*/summary.csv"))
+    committed = [folder for folder in folders if folder.name not in ("demo", "smoke", "user")]
+    return {path: json.loads(path.read_text()) for folder in committed for path in sorted((folder / "cells").glob("*.json"))}
+
+
+def today(manifest: dict):
+    """The manifest's configuration as this version would compose it: keys younger than it at their defaults."""
+    config = OmegaConf.merge(defaults(), {k: v for k, v in manifest["config"].items() if not isinstance(v, dict)})
+    for group in ("model", "dataset", "policy", "task"):
+        given = manifest["config"][group]
+        config[group] = {**given, "_target_": MOVED.get(given["_target_"], given["_target_"])}
+    return config
+
+
+def here(path: str | None) -> Path | None:
+    """A recorded path of the shared data where that folder is on this machine; None where it is missing."""
+    found = SHARED / str(path).removeprefix("../shared/")
+    return found if path and found.exists() else None
+
+
+@cache
+def defaults():
+    return compose_one([])
+
+
+@pytest.mark.parametrize("shared_data", ["as it is here", "hidden"])
+def test_every_committed_cell_keeps_its_id(shared_data, monkeypatch, capsys, tmp_path):
+    built, went, wrong = {}, Counter(), {}
+    for path, manifest in recorded().items():
+        config, known, taken = today(manifest), manifest["settings"], []
+        with monkeypatch.context() as patch:
+            patch.setattr(identity, "NUMERICS", known["numerics"])
+            for group, kind in (("dataset", {"Text": Text, "Squality": Squality}), ("model", {"LocalModel": LocalModel})):
+                made = kind.get(config[group]._target_.rpartition(".")[2])
+                if made is None:
+                    continue
+                found = here(config[group].path) if shared_data != "hidden" else None
+                if found is None:
+                    patch.setattr(made, "fingerprint", lambda self, *_, value=known[group], **__: value)
+                    taken.append(group)
+                config[group].path = str(found or (TINY if group == "model" else tmp_path))
+            python = manifest["dataset"].get("python")
+            if python and not same_library(manifest):
+                for made in (PySource, PyDocs):
+                    patch.setattr(made, "fingerprint", lambda self, *_, value=known["dataset"], **__: value)
+                taken.append("dataset")
+            if "versions" in known["task"] and known["task"]["versions"] != harness.versions():
+                patch.setattr(harness, "versions", lambda value=known["task"]["versions"]: value)
+                taken.append("versions")
+            cell = prepare(config, [], Silent(), built).cell
+        went[", ".join(taken) or "nothing"] += 1
+        if cell.id != path.stem:
+            wrong[path.stem] = cell.id
+    with capsys.disabled():
+        ways = "; ".join(f"{n} with {what} taken from the manifest" for what, n in sorted(went.items()))
+        print(f"\nids, shared data {shared_data}: {sum(went.values())} committed cells: {ways}")
+    assert wrong == {}
+    assert went.total() == len(recorded()) >= 327
+
+
+def same_library(manifest: dict) -> bool:
+    """Whether this Python brings the modules that were read: it may be another version."""
+    import hashlib
+
+    from msrnn_bench.datasets.texts import _library_source
+
+    listed = manifest["dataset"]["listed"]
+    texts = [_library_source(entry["name"]).read_text(encoding="utf-8") for entry in listed]
+    return [hashlib.sha256(text.encode()).hexdigest() for text in texts] == [entry["sha256"] for entry in listed]
+
+
+def test_a_change_of_what_counts_is_seen():
+    """The test above can fail: one setting more or less of what a number depends on is another id."""
+    path, manifest = next(iter(recorded().items()))
+    config = today(manifest)
+    for key, value in (("seed", 1), ("tokens", 8192), ("dtype", "float16")):
+        other = config.copy()
+        other[key] = value
+        if other.dataset.get("path"):
+            other.dataset.path = str(here(other.dataset.path) or ROOT / "README.md")
+        assert prepare(other, [], Silent(), {}).cell.id != path.stem
