@@ -217,13 +217,18 @@ class Text(Dataset):
 
 @dataclass(frozen=True, kw_only=True)
 class Hub(Dataset):
-    """Any text dataset of the Hugging Face hub, or a local folder of the same shape; `title` is a column of names."""
+    """Any text dataset of the Hugging Face hub, or a local folder of the same shape; `title` is a column of names.
+
+    join: what stands between rows where the split is one text (null: each row is a document); empty rows count, as
+    they do in what others measure.
+    """
 
     repo: str | None = None
     config: str | None = None
     split: str = "test"
     field: str = "text"
     title: str | None = None
+    join: str | None = None
     revision: str = "main"
 
     def __post_init__(self) -> None:
@@ -232,6 +237,13 @@ class Hub(Dataset):
             object.__setattr__(self, "name", Path(self.repo or "hub").name)
 
     def read(self) -> Iterator[Document]:
+        rows = self._rows()
+        if self.join is None:
+            yield from rows
+        else:
+            yield Document(self.split, self.join.join(row.text for row in rows))
+
+    def _rows(self) -> Iterator[Document]:
         if not self.repo:
             raise UsageError("dataset=hub needs a repository: dataset.repo=OWNER/NAME, or a local folder")
         rows = hub.hub_rows(self.repo, self._local(), self.config, self.split, self.revision)
