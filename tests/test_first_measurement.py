@@ -19,7 +19,7 @@ PREPARES = ("make ", "source ")  # what a reader of the page has behind them, an
 # The lines on standard input, their words as the console script gets them: importing torch once saves half the time.
 IN_ONE_PROCESS = """
 import shlex, sys
-from msrnn_bench.cli import main
+from msrnn_bench.cli.main import main
 sys.exit(max(main(shlex.split(line)[1:]) for line in sys.stdin))
 """
 MODELS = ("pythia-70m", "pythia-410m")
@@ -135,8 +135,8 @@ def test_wikitext2_is_one_text(tmp_path, monkeypatch):
     import datasets
     from omegaconf import OmegaConf
 
-    from msrnn_bench.datasets import Hub as HubText
-    from msrnn_bench.datasets import chunks
+    from msrnn_bench.datasets.chunks import chunks
+    from msrnn_bench.datasets.texts import Hub as HubText
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     make_wikitext(tmp_path / "wikitext")
@@ -161,7 +161,7 @@ def test_wikitext2_is_one_text(tmp_path, monkeypatch):
 def test_what_the_page_says_of_defaults():
     config = (ROOT / "conf/config.yaml").read_text()
     assert re.search(r"^documents: 8\b", config, flags=re.M) and re.search(r"^tokens: 4096\b", config, flags=re.M)
-    from msrnn_bench import summary
+    from msrnn_bench.results import summary
 
     assert f"{summary.RESAMPLES:,} resamples" in PAGE
 
