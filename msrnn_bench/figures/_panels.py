@@ -13,12 +13,13 @@ import pandas as pd
 from msrnn_bench.errors import UsageError
 
 _NUMBERS = ["cache", "value", "low", "high", "topline", "difference", "difference_low", "difference_high", "count"]
-SHARED = ("task", "model", "dataset", "weights", "context", "bos", "dtype", "positions", "seed", "template")
+SHARED = ("task", "model", "dataset", "weights", "context", "bos", "dtype", "positions", "seed", "template", "variant")
 _VARIANTS = ["memory", "first", "recent", "per", "seed", "engine", "prefill"]
 _NEEDED = {*_NUMBERS, *SHARED, *_VARIANTS, "subtask", "policy", "metric", "documents", "status", "cell"}
 _WHERE = ["task", "model", "dataset"]
 _SAID = {  # how a title says what parts its panel from others; the rest by name and value
     "dtype": "{}", "task": "{}", "subtask": "{}", "length": "{:,} tokens", "template": "{} prompt", "prefill": "{}",
+    "variant": "{}",
 }  # fmt: skip
 
 

@@ -215,8 +215,13 @@ class Cells(NamedTuple):
 
 
 def read_cells(results_dir: Path) -> Cells:
-    """All cells, in an order that depends on nothing but what they hold. Unfinished ones are left to the next run."""
+    """All cells, in an order that depends on nothing but what they hold. Unfinished ones are left to the next run.
+
+    The rows have one column more than a cell's file, `variant`; see variants.py."""
+    from msrnn_bench.results.variants import TELLING, tell_apart, warn_of_versions
+
     paths, failures = [], []
+    manifests: dict[str, dict[str, Any]] = {}
     for path in sorted((results_dir / "cells").glob("[!.]*.json")):
         manifest = _read_manifest(path)
         if manifest is None:
@@ -226,10 +231,13 @@ def read_cells(results_dir: Path) -> Cells:
             failures.append({**manifest, "cell": path.stem})
         elif rows.is_file():
             paths.append(rows)
+            manifests[path.stem] = {key: manifest[key] for key in TELLING if key in manifest}
         else:
             log.warning("%s has no rows beside it: the cell counts as unfinished, its next run redoes it", path)
     frame = _typed([(path, line) for path in paths for line in _read_lines(path)])
-    order = [*SETTINGS[1:], "cell"]  # the rows of a cell keep the order in which they were measured
+    warn_of_versions(manifests)
+    frame = tell_apart(frame, manifests)
+    order = [*SETTINGS[1:], "variant", "cell"]  # the rows of a cell keep the order in which they were measured
     return Cells(frame.sort_values(order, kind="stable", ignore_index=True), failures)
 
 

@@ -23,11 +23,25 @@ SEED = 2401_06104  # fixed, so that an interval is a function of the rows
 _AT_ONCE = 100  # resamples drawn together: bounds the memory, not the result
 
 PARTS = ["metric", "subtask", "length"]  # what of a cell has a line of its own
-KEYS = [*SETTINGS[1:], *PARTS]
-TOPLINE_KEYS = ["task", "dataset", "model", "weights", "context", "seed", "bos", "dtype", "positions", "template", *PARTS]
+KEYS = [*SETTINGS[1:], "variant", *PARTS]
+TOPLINE_KEYS = [
+    "task",
+    "dataset",
+    "model",
+    "weights",
+    "context",
+    "seed",
+    "bos",
+    "dtype",
+    "positions",
+    "template",
+    "variant",
+    *PARTS,
+]
+TIDY_TYPES = {**{name: kind for name, (kind, _) in COLUMN_TYPES.items()}, "variant": "str"}
 WRITTEN = {"stories"}  # tasks that score what the policy wrote: a pair shares its seed, not its number of tokens
 SUMMARY_TYPES = {
-    **{key: COLUMN_TYPES[key][0] for key in KEYS},
+    **{key: TIDY_TYPES[key] for key in KEYS},
     **dict.fromkeys(["documents", "count"], "Int64"),
     **dict.fromkeys(["value", "low", "high", "topline"], "float64"),
     **dict.fromkeys(["difference", "difference_low", "difference_high"], "float64"),
