@@ -257,12 +257,11 @@ def test_one_document_has_no_band():
     assert not figure.axes[0].collections and not figure.axes[0].patches and "Bands" not in caption(figure)
 
 
-def test_a_band_of_no_width_is_explained():
-    """But not where nothing was evicted, and the difference is 0 for certain."""
-    full, wide, same = line("full", None, TOPLINE), line("tova", 64, 9.0), line("tova", 4096, TOPLINE)
-    narrow = line("tova", 64, 9.0, difference_low=9.0 - TOPLINE, difference_high=9.0 - TOPLINE)
-    said = ["not certainty" in caption(plot(table([full, point, same]))) for point in (wide, narrow)]
-    assert said == [False, True]
+def test_a_caption_says_how_its_bands_were_made():
+    points = [line("full", None, TOPLINE), line("tova", 64, 9.0, difference_interval="jackknife-t")]
+    assert "Bands: 95% intervals over documents (jackknife-t), of the difference" in caption(plot(table(points)))
+    old = table(points).drop(columns=["interval", "difference_interval"])
+    assert "Bands: 95% intervals over documents, of the difference" in caption(plot(old))
 
 
 def test_panels_share_an_axis_only_where_they_lose_little():

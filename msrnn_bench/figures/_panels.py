@@ -43,11 +43,10 @@ class Panel:
     def banded(self) -> bool:
         return any(points["bottom"].notna().any() for points in self.lines.values())
 
-    @property
-    def agreed(self) -> bool:
-        """Whether some band has no width beside the topline: documents that all agree, resampled, have nothing to vary."""
-        full = None if self.topline is None else self.topline["value"]
-        return any(((p["top"] == p["bottom"]) & (p["value"] != full)).any() for p in self.lines.values())
+    def methods(self, paired: bool) -> set[str]:
+        """How the intervals were made: of the differences, or of the values themselves."""
+        column = "difference_interval" if paired else "interval"
+        return {str(name) for points in self.lines.values() for name in points.get(column, pd.Series(dtype=str)).dropna()}
 
     @property
     def sizes(self) -> list[float]:

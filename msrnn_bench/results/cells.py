@@ -62,7 +62,7 @@ class Row:
     depth: float | None = None  # where in it the answer stands, 0 its beginning, 1 its end
     bucket_start: int  # target positions [start, end) inside the chunk; of an answer, those of its tokens
     bucket_end: int
-    metric: str  # nll | kl | top1_agreement | accuracy | f1 | rouge | ...
+    metric: str  # nll | kl | top1_agreement | accuracy | f1 | rouge1 | ...
     total: float | None
     count: int
     evictions: int | None = None  # per layer
@@ -85,6 +85,7 @@ class Row:
 
 COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Row))
 SETTINGS: tuple[str, ...] = COLUMNS[: COLUMNS.index("document")]  # constant within a cell
+RENAMED = {"rouge": "rouge_per_answer"}  # a metric's name in older cells -> today's; `rouge` is made of three by the summary
 LATER = ("template", "subtask", "length", "depth")  # columns younger than the first cells: absent is empty
 
 
@@ -283,6 +284,7 @@ def _typed(lines: list[tuple[Path, list[str]]]) -> "pd.DataFrame":
 
     frame = pd.DataFrame([line for _, line in lines], columns=list(COLUMNS), dtype="str")
     frame = frame.mask(frame == "")
+    frame["metric"] = frame["metric"].replace(RENAMED)
     frame["bos"] = frame["bos"].map({"True": True, "False": False}).astype("boolean")
     columns = {name: pa.Column(kind, nullable=empty, coerce=True) for name, (kind, empty) in COLUMN_TYPES.items()}
     columns["weights"].checks = [pa.Check.isin(["pretrained", "random"])]

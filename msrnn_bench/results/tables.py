@@ -63,7 +63,7 @@ def _head(lines: pd.DataFrame) -> str:
     full = lines[lines["cache"].isna()]
     if len(full):
         line = full.iloc[0]
-        interval = f" ({line['low']:.2f} to {line['high']:.2f})" if pd.notna(line["low"]) else ""
+        interval = f" (95% {line['low']:.2f} to {line['high']:.2f}, {line['interval']})" if pd.notna(line["low"]) else ""
         return f"{text}; full {line['value']:.3f}{interval}"
     toplines = lines["topline"].dropna()
     return f"{text}; full {toplines.iloc[0]:.3f}" if len(toplines) else text
