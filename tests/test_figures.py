@@ -383,3 +383,11 @@ def test_numbers_in_marks_are_short():
     assert [short(v) for v in (9.04, 17.65, 240.17, 4812.27, 9999.4, 48123.0, 4.8e8)] == [
         "9.0", "17.6", "240", "4812", "9999", "48k", "4.8e+08",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["price_$5_to_$10", "$\\foo$", "50% & <b>"])
+def test_names_are_drawn_as_written(name, tmp_path):
+    """Two `$` are mathematics to matplotlib, and what is none ends in an exception."""
+    figure = plot(table(lines(dataset=name)))
+    assert name in title(figure, 0)
+    assert all(path.stat().st_size > 1000 for path in figures.save(figure, tmp_path / "figure"))
