@@ -65,7 +65,7 @@ figure, (above, below) = plt.subplots(2, 1, sharex=True, figsize=(6, 6), layout=
 for policy in (FIRST, SECOND):
     above.plot(table["cache"], table[policy], marker="o", label=policy)
 above.axhline(summary.loc[summary["policy"] == "full", "value"].iloc[0], color="black", linestyle="--", label="full")
-above.set(xscale="log", yscale="log", ylabel="perplexity", title=f"{rows['model'].iloc[0]} on {rows['dataset'].iloc[0]}")
+above.set(xscale="log", ylabel="perplexity", title=f"{rows['model'].iloc[0]} on {rows['dataset'].iloc[0]}")
 above.legend()
 below.fill_between(table["cache"], table["low"], table["high"], alpha=0.2)
 below.plot(table["cache"], table["difference"], marker="o")
