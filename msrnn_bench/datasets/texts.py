@@ -83,7 +83,8 @@ class Dataset(ABC):
             "documents": len(read),
             "characters": sum(len(document.text) for document in read),
             "listed": [
-                {"name": d.name, "characters": len(d.text), "sha256": d.sha256, "encoding": d.encoding} for d in read[:LISTED]
+                {"name": d.name, "characters": len(d.text), "sha256": d.sha256, "encoding": d.encoding, "found": d.found}
+                for d in read[:LISTED]
             ],
         }
 
@@ -113,7 +114,8 @@ class PySource(Dataset):
 
     def read(self) -> Iterator[Document]:
         for module in self.modules:
-            yield Document(module, *reading.read_file(_library_source(module), "utf-8"))
+            source = reading.read_file(_library_source(module), "utf-8")
+            yield Document(module, source.text, source.encoding, source.found)
 
     def source(self) -> dict[str, Any]:
         return {"python": platform.python_version()}
@@ -195,14 +197,15 @@ class Text(Dataset):
     def read(self) -> Iterator[Document]:
         kept = 0
         for name, file in reading.find_files(self.path or ""):
-            content, encoding = reading.read_file(file, self.encoding)
+            file_text = reading.read_file(file, self.encoding)
             lines = file.name.removesuffix(".gz").endswith(".jsonl")
-            records = reading.json_texts(content, self.field, file) if lines else iter([content])
+            records = reading.json_texts(file_text.text, self.field, file) if lines else iter([file_text.text])
             whole = not lines and not self.separator
             for index, piece in enumerate(piece for record in records for piece in self._pieces(record)):
                 if len(piece.strip()) > self.min_characters:
                     kept += 1
-                    yield Document(name if whole else f"{name}/{index:04d}", piece, encoding)
+                    part = name if whole else f"{name}/{index:04d}"
+                    yield Document(part, piece, file_text.encoding, file_text.found)
         if not kept:
             least = f" of more than {self.min_characters} characters" if self.min_characters else ""
             raise UsageError(f"dataset.path={self.path} holds no text{least}")
