@@ -16,11 +16,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from msrnn_bench.results.summary import RESAMPLES, SEED
-
 RESULTS = Path(os.environ.get("RESULTS", "results/novels"))
 FIRST, SECOND = os.environ.get("FIRST", "tova"), os.environ.get("SECOND", "window4")
 OUT = Path(os.environ.get("OUT", f"{FIRST}-{SECOND}.png"))
+RESAMPLES, SEED = 10_000, 0  # of the bootstrap; with a fixed seed the interval is a function of the rows
 
 summary = pd.read_csv(RESULTS / "summary.csv")
 rows = pd.read_csv(RESULTS / "tidy.csv")
