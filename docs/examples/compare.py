@@ -5,7 +5,7 @@
 
 Or cell by cell, in an editor that knows `# %%`. The folder has one model and one text, measured by task=perplexity.
 `summary.csv` has each policy's difference to the full model; policy against policy is computed here, from the sums of each
-document in `tidy.csv`: the same documents are drawn for both, so what a document adds to both drops out.
+document in `tidy.csv`: the same documents are left out of both, so what a document adds to both drops out.
 """
 
 # %% What to compare
@@ -13,13 +13,13 @@ import os
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
+
+from msrnn_bench.results import intervals
 
 RESULTS = Path(os.environ.get("RESULTS", "results/novels"))
 FIRST, SECOND = os.environ.get("FIRST", "tova"), os.environ.get("SECOND", "window4")
 OUT = Path(os.environ.get("OUT", f"{FIRST}-{SECOND}.png"))
-RESAMPLES, SEED = 10_000, 0  # of the bootstrap; with a fixed seed the interval is a function of the rows
 
 summary = pd.read_csv(RESULTS / "summary.csv")
 rows = pd.read_csv(RESULTS / "tidy.csv")
@@ -37,21 +37,17 @@ def sums(policy: str, size: int) -> pd.DataFrame:
     return mine.groupby("document")[["total", "count"]].sum()
 
 
-def perplexity(documents: pd.DataFrame, drawn: np.ndarray) -> np.ndarray:
-    """Of the documents whose numbers `drawn` [..., n] holds: from sums, never from means."""
-    return np.exp(documents["total"].to_numpy()[drawn].sum(-1) / documents["count"].to_numpy()[drawn].sum(-1))
-
-
 def compared(size: int) -> dict[str, float]:
-    """Both perplexities at a state size, their difference, and its 95% percentile interval over documents."""
+    """Both perplexities at a state size, their difference, and its 95% interval over documents: the summary's own method."""
     one, other = sums(FIRST, size), sums(SECOND, size)
     assert one.index.equals(other.index) and one["count"].equals(other["count"]), "not the same tokens of the same documents"
-    every = np.arange(len(one))
-    drawn = np.random.default_rng(SEED).integers(len(one), size=(RESAMPLES, len(one)))
-    low, high = np.quantile(perplexity(one, drawn) - perplexity(other, drawn), [0.025, 0.975])
-    values = {FIRST: float(perplexity(one, every)), SECOND: float(perplexity(other, every))}
-    better = (one["total"] < other["total"]).sum()
-    return {"cache": size, **values, "difference": values[FIRST] - values[SECOND], "low": low, "high": high, "better in": better}
+    ours, theirs = one.to_numpy("float64"), other.to_numpy("float64")
+    values = {FIRST: float(intervals.value("nll", ours.sum(0))), SECOND: float(intervals.value("nll", theirs.sum(0)))}
+    paired = intervals.difference("nll", ours, theirs)
+    assert paired is not None, "one document has no interval"
+    better = int((one["total"] < other["total"]).sum())
+    difference = values[FIRST] - values[SECOND]
+    return {"cache": size, **values, "difference": difference, "low": paired.low, "high": paired.high, "better in": better}
 
 
 sizes = [set(rows.loc[rows["policy"] == policy, "cache"].dropna().astype(int)) for policy in (FIRST, SECOND) if policy != "full"]
