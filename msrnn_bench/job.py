@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from msrnn_bench.errors import UsageError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -74,4 +76,22 @@ def load(job: Job) -> Loaded:
         for old in [k for k in job.shared if k[0] in ("model", "chunks")]:
             del job.shared[old]
         job.shared[key] = job.model.load(dtype=job.dtype, device=job.device, seed=job.seed)
+        _refuse_foreign_ids(job.shared[key], str(getattr(job.model, "path", None) or job.model.name))
     return job.shared[key]
+
+
+def _refuse_foreign_ids(loaded: Loaded, where: str) -> None:
+    """A tokenizer may know tokens that the model has no embedding for: harmless until one is read, which is then said
+    by name. Written tokens, one at a time, are the model's own."""
+    embedding = loaded.model.get_input_embeddings()
+
+    def see(module: Any, inputs: tuple[Any, ...]) -> None:
+        ids = inputs[0]
+        if ids.shape[-1] > 1 and (odd := int(ids.max())) >= len(module.weight):
+            raise UsageError(
+                f"{where}: its tokenizer gives {loaded.tokenizer.convert_ids_to_tokens(odd)!r} the id {odd}, and the model has "
+                f"embeddings for 0 to {len(module.weight) - 1}: the tokenizer's files belong to another model"
+            )
+
+    if loaded.tokenizer is not None and hasattr(embedding, "weight"):
+        embedding.register_forward_pre_hook(see)

@@ -13,9 +13,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from msrnn_bench.errors import UsageError
+from msrnn_bench.errors import Seed, Share, UsageError, Whole, check_fields
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,7 @@ class _Family(Policy):
     memory: float
 
     def __post_init__(self) -> None:
-        if not isinstance(self.memory, int | float) or not 0 <= self.memory <= 1:
-            raise UsageError(f"memory must lie in 0..1, got {self.memory}")
+        check_fields(self, "policy")
 
     def rule(self, state_size: int) -> Rule:
         return _checked(self, state_size, memory=float(self.memory))
@@ -130,20 +129,20 @@ class _Family(Policy):
 class Eviction(_Family):
     """The whole family, every knob open; `recent=None` is k // 2."""
 
-    memory: float = 0.0
-    first: int = 0
-    recent: int | None = 0
-    per: str = "layer"
+    memory: Share = 0.0
+    first: Whole = 0
+    recent: Whole | None = 0
+    per: Literal["layer", "head"] = "layer"
 
 
 @dataclass(frozen=True)
 class Tova(_Family):
     """Token Omission Via Attention (the paper, section 3.2): the state the current query attends to least leaves."""
 
-    first: int = 0
-    per: str = "layer"
-    memory: float = 0.0
-    recent: int | None = 0
+    first: Whole = 0
+    per: Literal["layer", "head"] = "layer"
+    memory: Share = 0.0
+    recent: Whole | None = 0
 
 
 @dataclass(frozen=True)
@@ -154,34 +153,37 @@ class H2O(_Family):
     cache, not their mask evaluator, which accumulates the full model's rows.
     """
 
-    recent: int | None = None
-    per: str = "head"
-    memory: float = 1.0
-    first: int = 0
+    recent: Whole | None = None
+    per: Literal["layer", "head"] = "head"
+    memory: Share = 1.0
+    first: Whole = 0
 
 
 @dataclass(frozen=True)
 class A2SF(_Family):
     """Accumulative Attention Score with Forgetting (arXiv 2407.20485): H2O whose past fades by `memory` a step."""
 
-    memory: float = 0.99
-    recent: int | None = None
-    per: str = "head"
-    first: int = 0
+    memory: Share = 0.99
+    recent: Whole | None = None
+    per: Literal["layer", "head"] = "head"
+    first: Whole = 0
 
 
 @dataclass(frozen=True)
 class Window(Policy):
     """FIFO; with `first` = i the paper's window+i: the first i states stay for ever."""
 
-    first: int = 0
+    first: Whole = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self, "policy")
 
     @property
     def name(self) -> str:
         return f"window{self.first or ''}"
 
     def rule(self, state_size: int) -> Rule:
-        if not isinstance(self.first, int) or not 0 <= self.first <= state_size:
+        if self.first > state_size:
             raise UsageError(f"window keeps its first {self.first} states, which must lie in 0..{state_size} (cache)")
         # All the rest is recent, so of k+1 candidates exactly one is unprotected: the oldest behind the first i.
         return Rule(state_size, first=self.first, recent=state_size - self.first)
@@ -191,10 +193,13 @@ class Window(Policy):
 class Random(Policy):
     """A uniform draw among the k+1 candidates of a layer, by a counter on (seed, document, layer, position)."""
 
-    seed: int = 0
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self, "policy")
 
     def rule(self, state_size: int) -> Rule:
-        return _checked(self, state_size, memory=0.0, seed=int(self.seed))
+        return _checked(self, state_size, memory=0.0, seed=self.seed)
 
 
 @dataclass(frozen=True)

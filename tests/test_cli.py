@@ -158,7 +158,7 @@ LOCAL = ["model=local", "model.architecture=null"]
 MISTAKES = {
     "cache=0": ("cache=0", 2), "cache=-5": ("cache=-5", 2), "cache=abc": ("cache=abc", 2),
     "policy=eviction policy.first=10 policy.recent=10": ("protect 10 . 10", 2), "policy=nope": ("unknown policy 'nope'", 2),
-    "polcy=tova": ("did you mean 'policy'", 2), "+policy.foo=3": ("policy.foo", 2), "policy.first=x": ("first='x'", 2),
+    "polcy=tova": ("did you mean 'policy'", 2), "+policy.foo=3": ("policy.foo", 2), "policy.first=x": ("first=x must be", 2),
     "context=2000": ("more than the 1024 positions", 2), "dataset.path=missing.txt": ("missing.txt", 2),
     "dataset.path=empty.txt": ("no text", 2), "dataset.path=binary.txt": ("binary", 2), "cache": ("key=value", 2),
     "cache=1,2": ("add -m", 2), "policy._target_=nowhere.P": ("nowhere.P", 2), "prefill=oneshot": ("stepwise", 2),

@@ -23,7 +23,8 @@ from msrnn_bench.errors import MachineError
 from msrnn_bench.results import summary as summaries
 from msrnn_bench.results.cells import COLUMNS
 from msrnn_bench.runs.cell import prepare
-from msrnn_bench.runs.compose import GROUPS, choices, compose_grid, compose_one, config_dir, is_sweep
+from msrnn_bench.runs.compose import GROUPS, choices, compose_grid, compose_one, config_dir
+from msrnn_bench.runs.overrides import understood
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RESULTS = sorted(
@@ -239,7 +240,9 @@ def test_numbers_in_sentences_stories():
     assert all(of("tova", "distinct", size)["difference_low"] > 0 for size in (64, 256, 512))
     assert all(of("tova", "nll", size)["difference_low"] > 0 for size in (64, 512))
     untold = of("tova", "nll", 256)
-    said(text, f"{untold['difference']:.1f} [{untold['difference_low']:.1f}, {untold['difference_high']:.1f}], which does not tell")
+    said(
+        text, f"{untold['difference']:.1f} [{untold['difference_low']:.1f}, {untold['difference_high']:.1f}], which does not tell"
+    )
 
 
 def journal(folder: str, cell: str) -> list[dict]:
@@ -339,10 +342,10 @@ def configurations(command: str) -> list:
     name, *given = command.split()[1:]
     flags = {arg for arg in given if arg.startswith("-")}
     overrides = [arg for arg in given if "=" in arg and not arg.startswith(("-", "hydra"))]
+    overrides = understood(overrides, [name], sweeps=name == "sweep" or "-m" in flags)
     if name == "sweep":
         assert not flags and any(o.startswith("experiment=") for o in overrides)
     elif "-m" not in flags:
-        assert not any(is_sweep(o) for o in overrides), "several values need -m"
         return [(overrides, compose_one(overrides))]
     return compose_grid(overrides, experiment_grid=False)
 

@@ -21,6 +21,7 @@ from msrnn_bench.job import Job, load
 from msrnn_bench.results.cells import Row
 from msrnn_bench.runs.cell import prepare
 from msrnn_bench.runs.compose import choices, compose_one
+from msrnn_bench.runs.overrides import quoted
 from msrnn_bench.tasks.lm_eval.model import BoundedLM
 
 NAME = "msrnn"
@@ -92,7 +93,7 @@ def _quoted(value: Any) -> str:
     """A value in Hydra's grammar."""
     if not isinstance(value, str):
         return "null" if value is None else str(value)
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return quoted(value)
 
 
 def main(args: list[str]) -> int:

@@ -69,34 +69,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"msrnn-bench: {message}", file=sys.stderr)
+    print("msrnn-bench: " + " ".join(message.splitlines()), file=sys.stderr)
     return code
 
 
 def _run(args: list[str]) -> int:
     """`run`: one cell, or with -m every combination. Hydra's own flags and launchers go to Hydra itself."""
-    flags = [a for a in args if a.startswith("-")]
-    overrides = [a for a in args if not a.startswith("-")]
+    flags, given = _split(args)
     multirun = bool({"-m", "--multirun"} & set(flags))
-    if set(flags) - {"-m", "--multirun"}:
-        return _hydra(args)
-    if any(o.startswith(("hydra/launcher=", "hydra/sweeper=")) for o in overrides):
-        from msrnn_bench.runs.compose import compose_grid
+    from msrnn_bench.runs.overrides import understood
 
-        compose_grid([o for o in overrides if not o.startswith("hydra")], experiment_grid=False)  # mistakes in one line
-        return _hydra(args)
+    own = bool(set(flags) - {"-m", "--multirun"}) or any(o.startswith(("hydra/launcher=", "hydra/sweeper=")) for o in given)
+    overrides = understood(given, ["run", *flags], sweeps=multirun, hydra=own)
+    if own:
+        from msrnn_bench.runs import hydra_app
+
+        return hydra_app.main(flags, overrides)
     from msrnn_bench.runs import grid
-    from msrnn_bench.runs.compose import is_sweep
 
-    if not multirun:
-        swept = [o for o in overrides if is_sweep(o)]
-        if swept:
-            raise UsageError(f"{swept[0]} has several values: add -m to measure every combination")
-    return grid.run(overrides, experiment_grid=False, single=not multirun)
+    return grid.run(overrides, experiment_grid=True, single=not multirun)
 
 
 def _sweep(args: list[str]) -> int:
-    """`sweep experiment=NAME`: the experiment's own grid."""
+    """`sweep experiment=NAME`: the experiment's own grid, or those of several."""
     flags = [a for a in args if a.startswith("-")]
     if flags:
         raise UsageError(f"sweep takes settings only, not {flags[0]}; for Hydra's own flags use run -m")
@@ -105,41 +100,40 @@ def _sweep(args: list[str]) -> int:
 
         raise UsageError(f"sweep which grid? Add experiment=NAME, one of: {', '.join(choices('experiment'))}")
     from msrnn_bench.runs import grid
+    from msrnn_bench.runs.overrides import understood
 
-    return grid.run(args, experiment_grid=True, single=False)
+    return grid.run(understood(args, ["sweep"], sweeps=True), experiment_grid=True, single=False)
 
 
-def _hydra(args: list[str]) -> int:
-    """Hand over to hydra.main: --cfg, --info, completion, launchers. Flags first, else overrides after one are lost."""
-    from msrnn_bench.runs import hydra_app
+# Hydra's own flags: with a value behind them, and without.
+VALUED = {
+    "--cfg", "-c", "--package", "-p", "--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd", "--info", "-i",
+    "--experimental-rerun",
+}  # fmt: skip
+BARE = {"-m", "--multirun", "--resolve", "--hydra-help", "--version", "--shell-completion", "-sc", "--run", "-r"}
 
-    with_value = {
-        "--cfg",
-        "-c",
-        "--package",
-        "-p",
-        "--config-name",
-        "-cn",
-        "--config-path",
-        "-cp",
-        "--config-dir",
-        "-cd",
-        "--info",
-        "-i",
-    }
+
+def _split(args: list[str]) -> tuple[list[str], list[str]]:
+    """Flags and overrides. Flags go first, else Hydra loses the overrides after one."""
     flags: list[str] = []
     overrides: list[str] = []
     wants_value = False
     for arg in args:
-        wants_value_now, wants_value = wants_value, arg in with_value
-        (flags if arg.startswith("-") or wants_value_now else overrides).append(arg)
-    return hydra_app.main([*flags, *overrides])
+        if wants_value or arg.startswith("-"):
+            name = arg.partition("=")[0]
+            if not wants_value and name not in VALUED | BARE:
+                raise UsageError(f"unknown flag {arg!r}: settings are key=value, --help shows the commands")
+            flags.append(arg)
+            wants_value = not wants_value and arg in VALUED
+        else:
+            overrides.append(arg)
+    return flags, overrides
 
 
 def _collect(args: list[str]) -> int:
     from pathlib import Path
 
-    folder = Path(_options("collect", args).results_dir)
+    folder = Path(_options("collect", args).results_dir).expanduser()
     from msrnn_bench.results.summary import collect
     from msrnn_bench.results.tables import markdown
 

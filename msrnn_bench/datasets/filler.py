@@ -7,27 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge, Le
 
 from msrnn_bench.datasets.reading import Document
 from msrnn_bench.datasets.texts import Dataset
-from msrnn_bench.errors import UsageError
+from msrnn_bench.errors import Named, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Filler(Dataset):
     """One document: `sentences` in their order, joined by spaces, `repeats` times."""
 
-    sentences: tuple[str, ...]
-    repeats: int = 20_000
+    sentences: tuple[Named, ...]
+    repeats: Annotated[int, Ge(1), Le(1_000_000)] = 20_000
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = self.sentences
-        if not isinstance(given, list | tuple) or not given or any(not isinstance(s, str) or not s.strip() for s in given):
-            raise UsageError(f"dataset.sentences={given} must be a list of sentences")
-        if self.repeats < 1:
-            raise UsageError(f"dataset.repeats={self.repeats} must be 1 or more")
-        object.__setattr__(self, "sentences", tuple(given))  # a YAML list cannot be hashed
+        if not self.sentences or any(not sentence.strip() for sentence in self.sentences):
+            raise UsageError(f"dataset.sentences={list(self.sentences)} must be a list of sentences, none of them empty")
 
     def read(self) -> Iterator[Document]:
         once = " ".join(sentence.strip() for sentence in self.sentences)

@@ -67,10 +67,14 @@ class Questions(Dataset):
 
     def examples(self, limit: int | None = None) -> list[Example]:
         """All questions on the first `limit` documents (null = all), in the source's order."""
-        return [example for story in _stories(self, self.stamp())[:limit] for example in story.examples]
+        return [example for story in self.stories()[:limit] for example in story.examples]
+
+    def stories(self) -> tuple[Story, ...]:
+        """All documents, those that nothing is asked of too."""
+        return _stories(self, self.stamp())
 
     def read(self) -> Iterator[Document]:
-        for story in _stories(self, self.stamp()):
+        for story in self.stories():
             yield Document(story.name, story.text)
 
     def fingerprint(self, limit: int | None = None) -> str:

@@ -10,18 +10,19 @@ import platform
 import sysconfig
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Lt
 
 from msrnn_bench.datasets import hub, reading
 from msrnn_bench.datasets.reading import Document
-from msrnn_bench.errors import MachineError, UsageError
+from msrnn_bench.errors import Count, MachineError, Named, UsageError, Whole, check_fields
 
 LISTED = 100  # documents that a manifest names one by one
-KINDS = {str: "a text", str | None: "a text or null", bool: "true or false", int: "a whole number, 0 or more"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,21 +34,13 @@ class Dataset(ABC):
     """
 
     name: str = ""
-    start: float = 0.0
-    skip: int = 0
-    bos: str = "auto"
+    start: Annotated[float, Ge(0), Lt(1)] = 0.0
+    skip: Whole = 0
+    bos: Literal["auto", "always", "never"] = "auto"
     pack: bool = False
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            kind: Any = field.type
-            value = getattr(self, field.name)
-            if kind in KINDS and (not isinstance(value, kind) or (kind is int and value < 0)):
-                raise UsageError(f"dataset.{field.name}={value} must be {KINDS[kind]}")
-        if not isinstance(self.start, (int, float)) or not 0 <= self.start < 1:
-            raise UsageError(f"dataset.start={self.start} must be a fraction, 0 <= start < 1")
-        if self.bos not in ("auto", "always", "never"):
-            raise UsageError(f"dataset.bos={self.bos} must be auto, always or never")
+        check_fields(self, "dataset")
 
     @abstractmethod
     def read(self) -> Iterator[Document]:
@@ -104,13 +97,7 @@ def _read(dataset: Dataset, stamp: tuple, limit: int | None) -> tuple[Document, 
 class PySource(Dataset):
     """Long modules of the running Python's standard library, one document each."""
 
-    modules: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.modules, str):
-            raise UsageError(f"dataset.modules={self.modules} must be a list: dataset.modules=[{self.modules}]")
-        object.__setattr__(self, "modules", tuple(self.modules))  # a YAML list cannot be hashed
+    modules: tuple[Named, ...]
 
     def read(self) -> Iterator[Document]:
         for module in self.modules:
@@ -161,14 +148,14 @@ class PyDocs(Dataset):
     length as the topics allow: each belongs to the part that its middle character falls into.
     """
 
-    parts: int = 8
+    parts: Count = 8
 
     def read(self) -> Iterator[Document]:
         try:
             from pydoc_data.topics import topics
         except ImportError as error:
             raise MachineError("this Python comes without pydoc_data.topics; take dataset=pysource or text") from error
-        if not 1 <= self.parts <= len(topics):
+        if self.parts > len(topics):
             raise UsageError(f"dataset.parts={self.parts} must be 1 to {len(topics)}, the number of topics")
         parts: list[list[str]] = [[] for _ in range(self.parts)]
         total, before = sum(map(len, topics.values())), 0
@@ -195,7 +182,7 @@ class Text(Dataset):
     encoding: str = "auto"
     strip_gutenberg: bool = False
     separator: str | None = None
-    min_characters: int = 0
+    min_characters: Whole = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

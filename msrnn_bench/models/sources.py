@@ -9,15 +9,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from msrnn_bench.errors import MachineError, UsageError, one_line, out_of_memory
+from pydantic import JsonValue
+
+from msrnn_bench.errors import MachineError, UsageError, check_fields, one_line, out_of_memory
 from msrnn_bench.models import files, hub
 from msrnn_bench.models.limits import check_supported, is_rotary, max_positions
 from msrnn_bench.models.tokenizer import bytes_tokenizer, describe
 
 DTYPES = ("float32", "bfloat16", "float16")
-WEIGHTS = ("pretrained", "random")
 CONTEXT = 4096  # the paper's, where neither the user nor the model's positions say otherwise
 
 
@@ -41,15 +42,14 @@ class Model(ABC):
     """
 
     name: str = ""
-    weights: str = "pretrained"
-    architecture: dict[str, Any] | None = None
+    weights: Literal["pretrained", "random"] = "pretrained"
+    architecture: dict[str, JsonValue] | None = None
     extrapolate: bool = False
-    device_map: Any = None
+    device_map: str | dict[str, str | int] | None = None
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        if self.weights not in WEIGHTS:
-            raise UsageError(f"model.weights={self.weights} is unknown: give one of {', '.join(WEIGHTS)}")
+        check_fields(self, "model")
         if self.random and self.device_map is not None:
             raise UsageError("model.device_map places pretrained weights only: leave it null with model.weights=random")
 
@@ -84,7 +84,7 @@ class Model(ABC):
         folder = None if self.fileless else self.folder(weights=False)
         with files.quiet(), _readable(self.name):
             if folder is None:
-                config = AutoConfig.for_model(**(self.architecture or {}))
+                config = AutoConfig.for_model(**dict[str, Any](self.architecture or {}))
             else:
                 config = AutoConfig.from_pretrained(folder, **self._reading())
         check_supported(config)
@@ -158,6 +158,7 @@ class Model(ABC):
 class FileModel(Model, ABC):
     """A model of the user's own, at a path; its name in the rows is the path's last part unless one is given."""
 
+    name: str | None = None  # type: ignore[assignment]
     path: str | None = None
 
     def __post_init__(self) -> None:

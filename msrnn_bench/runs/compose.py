@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 import itertools
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -26,9 +29,10 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from msrnn_bench.errors import UsageError
+from msrnn_bench.errors import UsageError, one_line, shown
 
 GROUPS = ("model", "dataset", "policy", "task", "experiment")
+MOST = 10_000  # cells of one command: more is a slip of the hand
 
 
 def config_dir() -> Path:
@@ -55,25 +59,51 @@ def compose_one(overrides: list[str]) -> DictConfig:
 def compose_grid(overrides: list[str], *, experiment_grid: bool) -> list[tuple[list[str], DictConfig]]:
     """Every point of the sweep: the overrides that make it, and its configuration.
 
-    Values joined by commas are swept, as in Hydra. With `experiment_grid` the experiment's `hydra.sweeper.params` are
+    Values joined by commas are swept, as in Hydra. With `experiment_grid` each experiment's `hydra.sweeper.params` are
     swept too, except where the command line sets the same key.
     """
     with _hydra():
         given = _parse(overrides)
-        if experiment_grid:
-            plain = [o.input_line for o in given if not o.is_sweep_override()]
-            params = _compose(plain)[1]
-            named = {o.get_key_element() for o in given}
-            grid = [f"{key}={value}" for key, value in params.items() if key not in named]
-            given = [*given, *_parse(grid)]
-        axes = [
-            [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()] if o.is_sweep_override()
-            else [o.input_line or ""]
-            for o in given
-        ]  # fmt: skip
-        points = [list(point) for point in itertools.product(*axes)]
-        made: dict[tuple[str, ...], DictConfig] = {}
-        return [(point, _at_size(point, made)) for point in points]
+        experiments = next((o for o in given if o.key_or_group == "experiment"), None)
+        if experiments is None or not experiment_grid:
+            return _points(given)
+        rest = [o for o in given if o is not experiments]
+        named = {o.key_or_group for o in given}
+        points = []
+        each = [f"experiment={name}" for name in _values(experiments)] if experiments.is_sweep_override() else None
+        for name in each or [experiments.input_line or ""]:
+            one = _parse([name])
+            plain = [o.input_line or "" for o in [*rest, *one] if not o.is_sweep_override()]
+            grid = [f"{key}={value}" for key, value in _compose(plain)[1].items() if key not in named]
+            points += _points([*rest, *one, *_parse(grid)])
+        return points
+
+
+def _points(given: list[Override]) -> list[tuple[list[str], DictConfig]]:
+    axes = [
+        [f"{o.get_key_element()}={value}" for value in _values(o)] if o.is_sweep_override() else [o.input_line or ""]
+        for o in given
+    ]
+    if math.prod(map(len, axes)) > MOST:
+        raise UsageError(f"the sweep has {math.prod(map(len, axes))} cells, more than the {MOST} that one command measures")
+    made: dict[tuple[str, ...], DictConfig] = {}
+    return [(list(point), _at_size(list(point), made)) for point in itertools.product(*axes)]
+
+
+def _values(override: Override) -> list[str]:
+    """The values of a swept setting, as texts."""
+    value, found = override._value, []
+    many = isinstance(value, RangeSweep) and not 0 < abs(value.step or 0) * MOST >= abs((value.stop or 0) - (value.start or 0))
+    if not many:
+        try:
+            found = list(itertools.islice(override.sweep_string_iterator(), MOST + 1))
+        except Exception as error:
+            raise UsageError(f"{shown(override.input_line)} names no values one by one ({one_line(error)})") from error
+    if many or len(found) > MOST:
+        raise UsageError(f"{shown(override.input_line)} has more than the {MOST} values that one command measures")
+    if not found:
+        raise UsageError(f"{shown(override.input_line)} matches nothing: give its values, joined by commas")
+    return found
 
 
 def _at_size(point: list[str], made: dict[tuple[str, ...], DictConfig]) -> DictConfig:
@@ -83,7 +113,10 @@ def _at_size(point: list[str], made: dict[tuple[str, ...], DictConfig]) -> DictC
         made[rest] = _compose(list(rest))[0]
     config = copy.deepcopy(made[rest])
     for override in _parse([o for o in point if o.startswith("cache=")]):
-        config.cache = override.value()
+        try:
+            config.cache = override.value()
+        except OmegaConfBaseException as error:
+            raise UsageError(f"{shown(override.input_line)} must be a whole number of 1 or more") from error
     return config
 
 
@@ -93,17 +126,13 @@ def _hydra() -> Iterator[None]:
         yield
 
 
-def is_sweep(override: str) -> bool:
-    """Whether an override has several values."""
-    with _hydra():
-        return bool(_parse([override])[0].is_sweep_override())
-
-
-def _parse(overrides: list[str]) -> list[Any]:
+def _parse(overrides: list[str]) -> list[Override]:
+    """Hydra's reading, with which glob() finds the files of conf/."""
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     try:
-        return OverridesParser.create().parse_overrides(overrides)
+        return parser.parse_overrides(overrides)
     except OverrideParseException as error:
-        raise UsageError(f"cannot read the override {error.override!r}: write key=value, such as cache=512") from error
+        raise UsageError(f"cannot read the override {shown(error.override)!r}: write key=value, such as cache=512") from error
 
 
 def _compose(overrides: list[str]) -> tuple[DictConfig, dict[str, Any]]:
@@ -111,20 +140,11 @@ def _compose(overrides: list[str]) -> tuple[DictConfig, dict[str, Any]]:
     try:
         config = compose("config", overrides, return_hydra_config=True)
         params = dict(config.hydra.sweeper.params or {})
-    except (HydraException, OmegaConfBaseException) as error:
+    except Exception as error:  # Hydra has bare ones too, for what it did not foresee
         raise UsageError(_one_line(error, overrides)) from error
     with open_dict(config):
         del config["hydra"]
-    _refuse_added_keys(overrides)
     return config, {str(k): str(v) for k, v in params.items()}
-
-
-def _refuse_added_keys(overrides: list[str]) -> None:
-    """`+cash=3` would be accepted and ignored."""
-    for override in overrides:
-        key = override.lstrip("+").split("=")[0].split("@")[0]
-        if override.startswith("+") and "." not in key and key not in GROUPS:
-            raise UsageError(f"unknown setting {key!r}{_nearest(key, settings())}")
 
 
 def settings() -> list[str]:
@@ -139,7 +159,7 @@ def _one_line(error: Exception, overrides: list[str]) -> str:
         group, _, name = str(error.missing_cfg_file).partition("/")
         if group in GROUPS:
             name = name.removesuffix(".yaml")
-            return f"unknown {group} {name!r}{_nearest(name, choices(group))}; there are: {', '.join(choices(group))}"
+            return f"unknown {group} {name!r}{nearest(name, choices(group))}; there are: {', '.join(choices(group))}"
     text = str(error)
     key = re.search(r"Could not override '([^']+)'", text) or re.search(r"Could not override '?([\w.@/]+)", text)
     if isinstance(error, ConfigCompositionException) and key:
@@ -147,23 +167,30 @@ def _one_line(error: Exception, overrides: list[str]) -> str:
     missing = re.search(r"Could not load '([^']+)'", text)
     if missing:
         return f"unknown setting in the override {missing.group(1)!r}; see msrnn-bench list"
-    return " ".join(text.split())
+    if "Config group override" in text:
+        return f"{', '.join(GROUPS)} are each chosen by one name: see msrnn-bench list ({one_line(error)})"
+    return f"the settings do not go together: {one_line(error)}"
+
+
+def unknown(key: str, known: list[str]) -> str:
+    """What to say of a top-level key that is none of the known ones."""
+    return f"unknown setting {key!r}{nearest(key, known)}; there are: {', '.join(known)}"
 
 
 def _unknown_key(key: str, overrides: list[str]) -> str:
     head, _, leaf = key.rpartition(".")
     if not head:
-        return f"unknown setting {key!r}{_nearest(key, settings())}; there are: {', '.join(settings())}"
+        return unknown(key, settings())
     chosen = next((o for o in overrides if o.startswith(f"{head}=")), None)
-    where = f" of {chosen}" if chosen else ""
+    where = " of " + chosen.replace("'", "") if chosen else ""
     try:
         node = OmegaConf.select(compose("config", [chosen] if chosen else []), head)
         known = [k for k in node if not k.startswith("_")]
     except (HydraException, OmegaConfBaseException, TypeError):
         known = []
-    return f"unknown setting {key!r}{where}{_nearest(leaf, known)}; there are: {', '.join(known) or 'none'}"
+    return f"unknown setting {key!r}{where}{nearest(leaf, known)}; there are: {', '.join(known) or 'none'}"
 
 
-def _nearest(word: str, known: list[str]) -> str:
+def nearest(word: str, known: list[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

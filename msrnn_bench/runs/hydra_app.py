@@ -8,13 +8,17 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from msrnn_bench.runs.compose import config_dir
+from msrnn_bench.runs.compose import compose_grid, config_dir
 from msrnn_bench.runs.progress import CellProgress
+from msrnn_bench.runs.values import check_values
 
 
-def main(args: list[str]) -> int:
-    """Run Hydra's own command line on `args`."""
-    sys.argv = ["msrnn-bench run", *args]
+def main(flags: list[str], overrides: list[str]) -> int:
+    """Run Hydra's own command line, once its mistakes are found: it would say them in many lines."""
+    if not {"--hydra-help", "--version", "--shell-completion", "-sc"} & set(flags):
+        for _, config in compose_grid([o for o in overrides if not o.startswith("hydra")], experiment_grid=False):
+            check_values(config)
+    sys.argv = ["msrnn-bench run", *flags, *overrides]
     hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_job)()
     return 0
 

@@ -2,31 +2,56 @@
 
 from __future__ import annotations
 
-from omegaconf import DictConfig
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from msrnn_bench.errors import UsageError, one_line
+from msrnn_bench.errors import Count, Named, Seed, UsageError, check, one_line
+from msrnn_bench.runs.compose import GROUPS, settings, unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """conf/config.yaml without its groups; the comments there say what each is."""
+
+    cache: Count
+    context: Count | None
+    documents: Count | None
+    tokens: Count | None
+    seed: Seed
+    dtype: Literal["float32", "bfloat16", "float16"]
+    device: Named
+    engine: Literal["scan", "recurrence"]
+    prefill: Literal["stepwise", "oneshot"]
+    positions: Literal["original"]
+    keep_tokens: bool
+    results_dir: Named
+    workers: Count
+    force: bool
 
 
 def check_values(config: DictConfig) -> None:
-    """Types and ranges of the top-level settings."""
+    """All of the top level: nothing unknown, nothing missing, `${...}` resolved, types and ranges."""
+    top = [field.name for field in fields(Settings)]
+    for key in map(str, config):
+        if key not in (*top, *GROUPS) or key == "experiment":
+            raise UsageError(unknown(key, settings()))
     try:
-        for key in ("cache", "workers", "seed", "context", "documents", "tokens"):
-            value, least = config[key], 0 if key == "seed" else 1
-            if value is None and key in ("context", "documents", "tokens"):
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                what = "the state size, " if key == "cache" else ""
-                raise UsageError(f"{key}={value} must be {what}a whole number of {least} or more")
-        for key in ("keep_tokens", "force"):
-            if not isinstance(config[key], bool):
-                raise UsageError(f"{key}={config[key]} must be true or false")
-        known = {
-            "dtype": ("float32", "bfloat16", "float16"), "engine": ("scan", "recurrence"),
-            "prefill": ("stepwise", "oneshot"), "positions": ("original",),
-        }  # fmt: skip
-        for key, values in known.items():
-            if config[key] not in values:
-                raise UsageError(f"{key}={config[key]} is unknown: give {' or '.join(values)}")
-    except OmegaConfBaseException as error:
-        raise UsageError(f"{type(error).__name__}: {one_line(error)}") from error
+        OmegaConf.resolve(config)
+        lacking = sorted(OmegaConf.missing_keys(config))
+        if lacking:
+            raise UsageError(f"{lacking[0]}=??? is left open: give it a value")
+        given: Any = OmegaConf.to_container(config)
+    except UsageError:
+        raise
+    except (OmegaConfBaseException, ValueError, RecursionError) as error:  # a resolver may raise what it likes
+        raise UsageError(f"a ${{...}} among the settings cannot be resolved: {one_line(error)}") from error
+    for key in (*top, *(group for group in GROUPS if group != "experiment")):
+        if key not in given:
+            raise UsageError(f"the setting {key} was taken away: leave out ~{key}, or give {key}=...")
+    for group in ("model", "dataset", "policy", "task"):
+        if not isinstance(given[group], dict) or "_target_" not in given[group]:
+            raise UsageError(f"{group} must be the name of a file of conf/{group}: see msrnn-bench list {group}")
+    check(Settings, {key: given[key] for key in top})

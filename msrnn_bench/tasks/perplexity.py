@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from msrnn_bench.datasets.chunks import Chunk, chunks
-from msrnn_bench.errors import UsageError
+from msrnn_bench.errors import Count, UsageError, check_fields
 from msrnn_bench.job import Job, load
 from msrnn_bench.models.sources import Loaded
 from msrnn_bench.multistate.attention import Session, bounded
@@ -47,20 +47,15 @@ class Perplexity:
     """`buckets`: edges of the position buckets; `chunk`: tokens a forward pass (never the result);
     `agreement`: also KL divergence to and top-1 agreement with the full model."""
 
-    buckets: tuple[int, ...] = field(default=(64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536))
-    chunk: int = 1024
+    buckets: tuple[Count, ...] = field(default=(64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536))
+    chunk: Count = 1024
     agreement: bool = False
 
     name = "perplexity"
     template = None
 
     def __post_init__(self) -> None:
-        edges = self.buckets if isinstance(self.buckets, list | tuple) else [self.buckets]
-        if any(not isinstance(edge, int) or edge < 1 for edge in edges):
-            raise UsageError(f"task.buckets={self.buckets} must be a list of whole numbers of 1 or more, such as [64,512]")
-        object.__setattr__(self, "buckets", tuple(edges))
-        if not isinstance(self.chunk, int) or self.chunk < 1:
-            raise UsageError(f"task.chunk={self.chunk} must be a number of tokens, 1 or more")
+        check_fields(self, "task")
 
     def settings(self) -> dict[str, Any]:
         """What of this task is part of a cell's identity."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from msrnn_bench.errors import Count, Named
 from msrnn_bench.tasks.writing.answering import Answering
 from msrnn_bench.tasks.writing.scores import f1
 
@@ -22,8 +23,8 @@ class Qasper(Answering):
     """Token F1, 0 to 100, the best over the references."""
 
     prompt: str = PROMPT
-    new_tokens: int = 64
-    stop: tuple[str, ...] = ("\n",)
+    new_tokens: Count = 64
+    stop: tuple[Named, ...] = ("\n",)
 
     name = "qasper"
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le
 
 from msrnn_bench.datasets.chunks import bos_ids
-from msrnn_bench.errors import UsageError
+from msrnn_bench.errors import Count, Share, UsageError, check_fields, shown
 from msrnn_bench.job import Job, load
 from msrnn_bench.policies import Baseline
 from msrnn_bench.results.cells import Row
@@ -58,38 +60,25 @@ class Retrieval:
     the document's end to k tokens, and what stood there is lost.
     """
 
-    kinds: tuple[str, ...] = ("single",)
-    lengths: tuple[int, ...] = (1000, 4000, 8000)
-    depths: tuple[float, ...] = (0, 0.25, 0.5, 0.75, 1)
-    examples: int = 5
-    hops: int = 2
-    new_tokens: int = 24
+    kinds: tuple[Literal["single", "multi", "lookup", "variables"], ...] = ("single",)
+    lengths: tuple[Count, ...] = (1000, 4000, 8000)
+    depths: tuple[Share, ...] = (0, 0.25, 0.5, 0.75, 1)
+    examples: Count = 5
+    hops: Annotated[int, Ge(1), Le(20)] = 2
+    new_tokens: Count = 24
     prompt: str = PROMPT
     chat: bool = False
 
     name = "retrieval"
 
     def __post_init__(self) -> None:
-        kinds = "list of " + ", ".join(needles.KINDS)
-        self._list("kinds", kinds, lambda kind: kind in needles.KINDS)
-        self._list("lengths", "list of whole numbers of 1 or more", lambda n: isinstance(n, int) and n >= 1)
-        self._list("depths", "list of numbers from 0 to 1", lambda d: isinstance(d, int | float) and 0 <= d <= 1)
+        check_fields(self, "task")
+        for name in ("kinds", "lengths", "depths"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise UsageError(f"task.{name}={shown(values)} must be a list with something in it, and nothing twice")
         object.__setattr__(self, "depths", tuple(sorted(self.depths)))  # a haystack is read on from depth to depth
-        for name, most in (("examples", None), ("hops", 20), ("new_tokens", None)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1 or (most is not None and value > most):
-                upper = "or more" if most is None else f"to {most}"
-                raise UsageError(f"task.{name}={value} must be a whole number of 1 {upper}")
-        if not isinstance(self.chat, bool):
-            raise UsageError(f"task.chat={self.chat} must be true or false")
         check_template(self.prompt, ("question",))
-
-    def _list(self, name: str, what: str, fits: Any) -> None:
-        given = getattr(self, name)
-        values = given if isinstance(given, list | tuple) else ()
-        if not values or any(isinstance(v, bool) or not fits(v) for v in values) or len(set(values)) < len(values):
-            raise UsageError(f"task.{name}={given} must be a {what}, none of them twice")
-        object.__setattr__(self, name, tuple(values))  # a YAML list cannot be hashed
 
     @property
     def template(self) -> str:

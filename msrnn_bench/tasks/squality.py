@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from msrnn_bench.errors import UsageError
+from msrnn_bench.errors import Count
 from msrnn_bench.tasks.writing.answering import Answering
 from msrnn_bench.tasks.writing.scores import rouge
 
@@ -23,15 +23,10 @@ class Squality(Answering):
     """ROUGE-1, -2 and -L of each answer, 0 to 100; the summary makes `rouge` of their means. `stemmer` compares stems."""
 
     prompt: str = PROMPT
-    new_tokens: int = 256
+    new_tokens: Count = 256
     stemmer: bool = False
 
     name = "squality"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.stemmer, bool):
-            raise UsageError(f"task.stemmer={self.stemmer} must be true or false")
 
     def score(self, prediction: str, references: tuple[str, ...]) -> dict[str, float]:
         return rouge(prediction, references, stemmer=self.stemmer)

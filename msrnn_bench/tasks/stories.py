@@ -13,12 +13,13 @@ import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Gt, Le
 
 from msrnn_bench.datasets.chunks import bos_ids
-from msrnn_bench.errors import UsageError
+from msrnn_bench.errors import LARGEST, Count, Positive, UsageError, check_fields
 from msrnn_bench.job import Job, load
 from msrnn_bench.models.sources import Loaded, LocalModel
 from msrnn_bench.multistate.attention import bounded
@@ -41,7 +42,6 @@ from msrnn_bench.tasks.writing.sampling import Sampler
 
 log = logging.getLogger(__name__)
 
-JUDGES = ("none", "endpoint", "local")
 PIECE = 512  # tokens a forward pass while a story is scored; memory and speed, never the result
 
 
@@ -53,35 +53,23 @@ class Stories:
     prompt: str
     judge_prompt: str
     chat: bool = False
-    stories: int = 100
-    new_tokens: int = 512
-    batch: int = 10
-    temperature: float = 1.0
-    top_p: float = 1.0
-    judge: str = "none"
+    stories: Count = 100
+    new_tokens: Count = 512
+    batch: Count = 10
+    temperature: Positive = 1.0
+    top_p: Annotated[float, Gt(0), Le(1)] = 1.0
+    judge: Literal["none", "endpoint", "local"] = "none"
     judge_model: str = ""
     judge_path: str = ""
-    judge_temperature: float | None = 0.0
-    judge_timeout: float = 60.0
+    judge_temperature: Annotated[float, Ge(0), Le(LARGEST)] | None = 0.0
+    judge_timeout: Positive = 60.0
 
     name = "stories"
 
     def __post_init__(self) -> None:
+        check_fields(self, "task")
         check_template(self.prompt, (), document=False)
         check_judge_prompt(self.judge_prompt)
-        for field in ("stories", "new_tokens", "batch"):
-            value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UsageError(f"task.{field}={value} must be a whole number, 1 or more")
-        for field, most in (("temperature", None), ("top_p", 1), ("judge_timeout", None)):
-            value = getattr(self, field)
-            if not isinstance(value, int | float) or not 0 < value <= (most or value):
-                raise UsageError(f"task.{field}={value} must be a number above 0{f', at most {most}' if most else ''}")
-        heat = self.judge_temperature
-        if heat is not None and (not isinstance(heat, int | float) or heat < 0):
-            raise UsageError(f"task.judge_temperature={heat} must be a number, 0 or more, or null where none is to be sent")
-        if self.judge not in JUDGES:
-            raise UsageError(f"task.judge={self.judge} is unknown: give {', '.join(JUDGES[:-1])} or {JUDGES[-1]}")
         if self.judge == "endpoint" and not self.judge_model:
             raise UsageError("task.judge=endpoint needs the name of the model that judges: task.judge_model=NAME")
         if self.judge == "local" and self.judge_path and not (Path(self.judge_path).expanduser() / "config.json").is_file():

@@ -15,7 +15,7 @@ from typing import Any
 
 from msrnn_bench.datasets.chunks import bos_ids
 from msrnn_bench.datasets.texts import Nothing
-from msrnn_bench.errors import UsageError
+from msrnn_bench.errors import Count, Named, UsageError, Whole, check_fields
 from msrnn_bench.job import Job, load
 from msrnn_bench.policies import Baseline
 from msrnn_bench.results.cells import Row
@@ -37,35 +37,19 @@ class Harness:
     result); `truncate`: cut the beginning of requests longer than the context, as lm-eval does, instead of refusing them.
     """
 
-    tasks: tuple[str, ...] = ()
+    tasks: tuple[Named, ...] = ()
     include_path: str | None = None
-    limit: int | None = None
-    num_fewshot: int | None = None
-    lengths: tuple[int, ...] = ()
-    batch_size: int = 8
+    limit: Count | None = None
+    num_fewshot: Whole | None = None
+    lengths: tuple[Count, ...] = ()
+    batch_size: Count = 8
     apply_chat_template: bool = False
     truncate: bool = False
 
     name = "lm_eval"
 
     def __post_init__(self) -> None:
-        for field in ("tasks", "lengths"):
-            value = getattr(self, field)
-            if value is not None and not isinstance(value, list | tuple):
-                raise UsageError(f"task.{field}={value} must be a list: task.{field}=[{value}]")
-            object.__setattr__(self, field, tuple(value or ()))
-        if any(not isinstance(name, str) or not name for name in self.tasks):
-            raise UsageError(f"task.tasks={list(self.tasks)} must be names of lm-eval's tasks")
-        numbers = {"limit": self.limit, "num_fewshot": self.num_fewshot, "batch_size": self.batch_size}
-        numbers |= {f"lengths, {length}": length for length in self.lengths}
-        for field, number in numbers.items():
-            least = 0 if field == "num_fewshot" else 1
-            optional = field in ("limit", "num_fewshot")
-            if not (number is None and optional) and (type(number) is not int or number < least):
-                raise UsageError(f"task.{field}={number} must be a whole number of {least} or more")
-        for field in ("apply_chat_template", "truncate"):
-            if not isinstance(getattr(self, field), bool):
-                raise UsageError(f"task.{field}={getattr(self, field)} must be true or false")
+        check_fields(self, "task")
 
     @property
     def template(self) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from msrnn_bench.datasets.chunks import tokenise
 from msrnn_bench.datasets.questions import Example, Questions
-from msrnn_bench.errors import UsageError
+from msrnn_bench.errors import Count, Named, UsageError, check_fields
 from msrnn_bench.job import Job, load
 from msrnn_bench.models.sources import Loaded
 from msrnn_bench.policies import Baseline
@@ -35,26 +35,17 @@ class Answering(ABC):
     How much of a document is read follows from the context: prompt and answer fit in it; `tokens` plays no part."""
 
     prompt: str
-    new_tokens: int
+    new_tokens: Count
     chat: bool = False
-    questions: int | None = 1
-    stop: tuple[str, ...] = ()
-    batch: int = 8
+    questions: Count | None = 1
+    stop: tuple[Named, ...] = ()
+    batch: Count = 8
 
     name = "answering"
 
     def __post_init__(self) -> None:
+        check_fields(self, "task")
         check_template(self.prompt, ("question",))
-        for key, empty in (("new_tokens", False), ("batch", False), ("questions", True)):
-            value = getattr(self, key)
-            if not (value is None and empty) and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise UsageError(f"task.{key}={value} must be a whole number of 1 or more{' or null for all' * empty}")
-        if not isinstance(self.chat, bool):
-            raise UsageError(f"task.chat={self.chat} must be true or false")
-        marks = self.stop if isinstance(self.stop, list | tuple) else [None]
-        if not all(isinstance(mark, str) and mark for mark in marks):
-            raise UsageError(f"task.stop={self.stop} must be a list of texts, such as ['Question:'], or []")
-        object.__setattr__(self, "stop", tuple(self.stop))
 
     @property
     def template(self) -> str:
@@ -74,6 +65,9 @@ class Answering(ABC):
             raise UsageError(
                 f"dataset={job.dataset.name} has no questions, which task={self.name} asks; take dataset=squality or qasper"
             )
+        if not job.dataset.examples(job.documents):
+            first = next(n for n, story in enumerate(job.dataset.stories(), start=1) if story.examples)
+            raise UsageError(f"documents={job.documents} of {job.dataset.name} have no question: take documents={first} or more")
         if self.new_tokens >= job.context:
             raise UsageError(
                 f"task.new_tokens={self.new_tokens} leaves nothing of context={job.context} for a prompt: "

@@ -31,6 +31,16 @@ _WORDS = """
 WORDS = tuple(_WORDS.split())
 _SENTENCE = re.compile(r"[.!?][\"')\]”’]*$")
 _SEAM = re.compile(r"[.!?][\"')\]”’]*\s+|\n+")
+_APART = (
+    ",",
+    r"\.",
+    "'",
+    "’",
+    " ",
+    "\u00a0",
+    "\u2009",
+    "\u202f",
+)  # between the thousands of a number, as one writes it here or there
 # What goes before and behind a planted sentence: it follows a sentence, follows a line, or stands before one.
 _FORMS = ((" ", ""), ("\n", ""), ("", "\n"))
 
@@ -115,8 +125,11 @@ def _numbers(draw: random.Random, count: int) -> list[str]:
 
 
 def found(value: str, answer: str) -> bool:
-    """Whether the value stands in the answer as a whole number: not as part of a longer one, nor of a decimal one."""
-    return re.search(rf"(?<!\d)(?<!\d[.,]){value}(?!\d)(?![.,]\d)", answer) is not None
+    """Whether the value stands in the answer as a whole number: not as part of a longer one, nor of a decimal one. Its
+    thousands may be set apart, `5,081,234`, all by the same mark."""
+    groups = [value[max(0, end - 3) : end] for end in range(len(value), 0, -3)][::-1]
+    ways = [value] if len(groups) < 2 else [value, *(rf"(?<!\d{m}){m.join(groups)}(?!{m}\d)" for m in _APART)]
+    return re.search(rf"(?<!\d)(?<!\d[.,])(?:{'|'.join(ways)})(?!\d)(?![.,]\d)", answer) is not None
 
 
 def parts(tokenizer: Any, text: str, length: int, count: int) -> list[list[int]]:
