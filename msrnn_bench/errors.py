@@ -9,7 +9,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Literal
@@ -77,7 +77,8 @@ def _hints(made: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _fitting(annotation: Any, value: Any, key: str) -> Any:
-    if isinstance(value, list) and any(typing.get_origin(part) is tuple for part in _parts(annotation)):
+    several = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    if several and any(typing.get_origin(part) is tuple for part in _parts(annotation)):
         value = tuple(value)
     if not _fits(annotation, value) or not _finite(value):
         raise UsageError(f"{key}={shown(value)} must be {_meant(annotation, value)}{_advice(annotation, value, key)}")

@@ -3,23 +3,35 @@
 A few hundred here; 3,000, and 100 of those as real commands, with `-m slow`.
 """
 
+import inspect
 import os
 import random
+import re
 import subprocess
 import sys
 import time
 from collections import Counter
 from functools import cache
 
+import pandas as pd
 import pytest
 from conftest import ROOT
+from hydra.utils import get_object
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
+from msrnn_bench import H2O, Eviction, Random, Tova, UsageError, Window
 from msrnn_bench.cli.main import main
+from msrnn_bench.datasets.texts import Text
+from msrnn_bench.errors import _hints, check
+from msrnn_bench.models.sources import LocalModel
 from msrnn_bench.runs import grid
-from msrnn_bench.runs.compose import GROUPS, choices, compose_one
+from msrnn_bench.runs.build import OURS
+from msrnn_bench.runs.compose import GROUPS, choices, compose_grid, compose_one, config_dir
+from msrnn_bench.runs.overrides import understood
 from msrnn_bench.runs.values import Settings
+from msrnn_bench.tasks.perplexity import Perplexity
 
 TINY = ROOT / "tests/tiny/model"
 BASE = {
@@ -41,9 +53,7 @@ ODD = [
     *words(
         "a b é 日本 ~ ~/m a(1) ( ) x=y == a,b , [a] [ ] {a:1} { } [[[]]] ' \" '' 'a 'a,b' '\\n' \\n \\\\n a\\ null None true TRUE"
     ),
-    *words(
-        "no off ??? ${seed} ${cache} ${nothing} ${hydra:job.num} ${hydra:runtime.cwd} ${oc.env:NOPE} ${oc.env:HOME} ${oc.decode:[}"
-    ),
+    *words("no off ??? ${seed} ${cache} ${nothing} ${hydra:job.num} ${hydra:runtime.cwd} ${oc.env:NOPE} ${oc.env:HOME}"),
     *words("${ $x a'b \x7f \udc80 # %s a;b * ** . .. - -- @ : a:b auto cpu cuda:9 meta layer head local random t.txt"),
     *words("[t.txt] t.txt,t.txt missing.txt [1,[2,{c:d}]] [64,128] [1e3,x] [0,0.5]"),
     *(
@@ -223,6 +233,141 @@ def all_end_well(drawn: list[tuple[str, ...]], capfd) -> None:
         for command, fault in wrong[:40]:
             print(" WRONG", command[1:], "\n   ", fault)
     assert not wrong, f"{len(wrong)} of {len(drawn)}"
+
+
+# What was typed, and what is said to it; None: it is prepared.
+SEEN = {
+    "policy.memory=true": "policy.memory=true must be a number from 0 to 1", "dataset.skip=true": "dataset.skip=true must be",
+    "task.agreement=no": "task.agreement=no must be true or false",
+    f"seed={10**30}": "must be a whole number from 0 to 4294967295",
+    f"cache={10**30}": "must be a whole number from 1 to 2147483647", "task=NaN": "unknown task 'NaN'",
+    "~task": "task was taken away",
+    "results_dir=20261124": None, "results_dir={a:1}": "must be one path", "policy.seed=abc": "unknown setting 'policy.seed'",
+    "policy.first=true": "policy.first=true must be", "device=null": "device=null must be a text",
+    "documents=1e30": "documents=1e+30",
+    "+=10**9": "cannot read the override", "hydra.sweeper.params.cache=3": "Hydra's own",
+    "seed=${hydra:job.num}": "cannot be resolved",
+    "cache=5_0": "write 50", "+cash.x=3": "unknown setting 'cash' (did you mean 'cache'?)", "++a.b=1": "unknown setting 'a'",
+    "++policy.first.x=3": "policy.first={x:3} must be", "+policy.frist=3": "(did you mean 'first'?)",
+    "task=null": "chosen by one name",
+    "results_dir=~/m": None, "results_dir=a b (é)=1": None, "dataset.path=a (1) b=c.txt": None, "cache=???": "left open",
+    "dataset.separator=\\n\\n": None, "task.buckets=64": "write task.buckets=[64]", "cache=8.0": "write cache=8",
+    "dataset.name=2024": "write \"dataset.name='2024'\"", "policy.memory=nan": "from 0 to 1", "cache=8,16": "add -m",
+    "+policy._partial_=true": "unknown setting 'policy._partial_'", "task._target_=msrnn_bench.policies.Full": "unknown setting",
+    "policy=[tova,h2o]": "must be one name", "workers=0": "workers=0 must be", "\udc80=1": "no UTF-8 text",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("line", SEEN, ids=ascii)
+def test_what_was_seen(line, here, capfd):
+    code, said, _ = end((line,), capfd)
+    assert verdict(code, said) is None, said
+    assert (SEEN[line] is None and code == "prepared") or (SEEN[line] is not None and code == 2 and SEEN[line] in said), said
+
+
+@pytest.mark.parametrize(
+    "text", ["a,b.txt", "a[1].txt", "{a}.txt", "range(1,3)", "'a', it's", "a [b] $x, ü.txt", "a\\n,b", "choice(a)"]
+)
+@pytest.mark.parametrize("key", ["dataset.path", "results_dir", "dataset.name", "task.prompt"])
+def test_the_command_that_is_shown_means_the_text(key, text, here, capfd, monkeypatch):
+    """Pasted into a shell, it is the same command with that very text."""
+    monkeypatch.setitem(BASE, "task", "retrieval") if key == "task.prompt" else None
+    code, said, _ = end((f"{key}={text}",), capfd)
+    assert code == 2 and "written msrnn-bench run" in said
+    pasted = said.partition("written msrnn-bench ")[2].strip()
+    received = subprocess.run(["bash", "-c", f"printf '%s\\0' {pasted}"], capture_output=True, text=True, check=True).stdout
+    command, *args = received.split("\0")[:-1]
+    assert command == "run"
+    config = compose_one(understood(args, ["run"], sweeps=False))
+    assert OmegaConf.select(config, key) == text
+
+
+def test_escapes_in_quotes(here):
+    meant = {
+        "'\\n\\n'": "\n\n",
+        "'\\\\n'": "\\n",
+        '"a\\tb"': "a\tb",
+        "\\n": "\n",
+        "'it\\'s'": "it's",
+        "'\\d'": "\\d",
+        "'a\\\\'": "a\\",
+    }
+    for typed_, text in meant.items():
+        config = compose_one(understood([f"dataset.separator={typed_}", "dataset=text"], ["run"], sweeps=False))
+        assert config.dataset.separator == text, typed_
+    config = compose_one(understood(["task=squality", "task.stop=['\\n','Q:']"], ["run"], sweeps=False))
+    assert list(config.task.stop) == ["\n", "Q:"]
+
+
+def test_both_ways_agree(here, capfd):
+    """`run --cfg job`, which Hydra itself answers, shows what `run` measures."""
+    given = [
+        "results_dir=~/é (1)",
+        "dataset=text",
+        "dataset.separator='\\n'",
+        "policy._target_=my_policy.Loudest",
+        "policy.fade=0.25",
+    ]
+    assert main(["run", "--cfg", "job", *given]) == 0
+    shown = OmegaConf.create(capfd.readouterr().out)
+    assert shown == compose_one(understood(given, ["run"], sweeps=False))
+    assert shown.results_dir == "~/é (1)" and shown.policy.fade == 0.25
+    assert main(["run", "--cfg", "job", "polcy=tova"]) == 2 and main(["run", "--nonsense"]) == 2
+
+
+def test_whole_grids():
+    """Of several experiments each its own, also under `run -m`."""
+    one, other = (compose_grid([f"experiment={name}"], experiment_grid=True) for name in ("demo", "smoke"))
+    assert len(one) == 15 and len(other) == 28
+    both = compose_grid(["experiment=demo,smoke"], experiment_grid=True)
+    assert [c.results_dir for _, c in both] == [c.results_dir for _, c in [*one, *other]]
+    assert {c.cache for _, c in compose_grid(["experiment=demo,smoke", "cache=7"], experiment_grid=True)} == {7}
+
+
+def test_a_knob_of_ones_own_policy_is_swept(here, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert main(typed(("-m", "policy._target_=my_policy.Loudest", "policy.fade=0.1,0.9", "cache=16,24"))) == 0
+    table = pd.read_csv("results/summary.csv")
+    assert set(table["policy"]) == {"loudest (fade 0.1)", "loudest (fade 0.9)"} and len(table) == 4
+
+
+def test_a_folder_of_results_is_expanded(here, capfd):
+    (here / "r").mkdir()
+    assert main(["collect", "results_dir=~/r"]) == main(["collect", f"results_dir={here}/r"])
+    assert str(here / "r") in capfd.readouterr().err.splitlines()[0]
+
+
+def test_all_of_conf_passes():
+    """Every value of every YAML is what the annotation says, and no parameter is Any or without one."""
+    files = [path for group in GROUPS[:-1] for path in sorted((config_dir() / group).rglob("*.yaml"))]
+    assert len(files) > 50
+    for path in files:
+        group, name = (
+            path.relative_to(config_dir()).parts[0],
+            str(path.relative_to(config_dir() / path.relative_to(config_dir()).parts[0])),
+        )
+        plain = OmegaConf.to_container(compose_one([f"{group}={name.removesuffix('.yaml')}"])[group], resolve=False)
+        made = get_object(plain["_target_"])
+        given = {k: v for k, v in plain.items() if k not in OURS and v != "${seed}"}
+        check(made, given, group)
+        hints = _hints(made)
+        assert set(hints) == set(inspect.signature(made).parameters), made
+        assert "typing.Any" not in str(hints), made
+    check(Settings, {k: v for k, v in OmegaConf.to_container(compose_one([])).items() if k in TOP})
+
+
+@pytest.mark.parametrize(("make", "says"), [
+    (lambda: Tova(first="x"), "policy.first=x must be"), (lambda: Eviction(memory=float("nan")), "memory=nan must be"),
+    (lambda: Window(first=-1), "first=-1"), (lambda: Random(seed=True), "seed=true"), (lambda: H2O(per="row"), "layer or head"),
+    (lambda: Text(path="x", skip=10**30), "from 0 to 2147483647"), (lambda: Perplexity(buckets=64), "write task.buckets=[64]"),
+    (lambda: LocalModel(path="x", architecture={"a": float("inf")}), "architecture"),
+    (lambda: LocalModel(path=3), "model.path=3"),
+])  # fmt: skip
+def test_in_python_too(make, says):
+    with pytest.raises(UsageError, match=re.escape(says)):
+        make()
 
 
 def test_every_line_ends_prepared_or_with_one_line(here, capfd):

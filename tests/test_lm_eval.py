@@ -676,7 +676,7 @@ def test_the_command_line(tmp_path):
     [
         ({"pretrained": "no_such_model"}, "is no folder, no hub repository"),
         ({"policy": "tofu"}, "unknown policy 'tofu'"),
-        ({"cache": 0}, "the state size"),
+        ({"cache": 0}, "cache=0 must be"),
         ({"batch_size": "auto"}, "batch_size=auto"),
         ({"colour": "red"}, "unknown setting 'colour'"),
     ],

@@ -307,7 +307,7 @@ def test_wrong_folders(folder: Path, tmp_path: Path) -> None:
 
 def test_wrong_settings(folder: Path) -> None:
     model = LocalModel(path=str(folder))
-    refuses(UsageError, "pretrained, random", lambda: LocalModel(path=str(folder), weights="rnd"))
+    refuses(UsageError, "pretrained or random", lambda: LocalModel(path=str(folder), weights="rnd"))
     refuses(UsageError, "device_map", lambda: LocalModel(path=str(folder), weights="random", device_map="auto"))
     refuses(UsageError, "float32, bfloat16, float16", lambda: model.load(**{**LOAD, "dtype": "int8"}))
     refuses(UsageError, "cuda:N", lambda: model.load(**{**LOAD, "device": "tpu9"}))

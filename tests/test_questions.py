@@ -439,7 +439,7 @@ def test_the_yaml_says_what_the_class_does_and_the_command_line_wins(name, capfd
         (["task.new_tokens=0"], "task.new_tokens=0 must be a whole number"),
         (["task.questions=0"], "task.questions=0 must be a whole number of 1 or more or null"),
         (["task.stop=x"], "task.stop=x must be a list"),
-        (["task.stop=['']"], "must be a list of texts"),
+        (["task.stop=['']"], "must be a list of which each is a text"),
         (["task.chat=maybe"], "task.chat=maybe must be true or false"),
         (["task.stemmer=maybe"], "task.stemmer=maybe must be true or false"),
         (["task.new_tokens=512"], "leaves nothing of context=512"),
