@@ -193,7 +193,7 @@ def tells(task: str, key: str) -> bool:
     """Not: keys of one value only, those that cut text where a task has none to cut (refused, and tested as such), and
     addresses of the hub beside a path."""
     group, _, name = key.rpartition(".")
-    if (task, key) in (("perplexity", "prefill"), ("lm_eval", "dataset.bos")):
+    if (task, key) in (("perplexity", "prefill"), ("lm_eval", "dataset.bos")) or (key == "keep_tokens" and task != "perplexity"):
         return False
     cuts = group == "dataset" and name in ("start", "skip", "pack") and task != "perplexity"
     return key != "positions" and not cuts and not (name in ADDRESSES and key not in VALUES)
@@ -324,6 +324,12 @@ def test_a_mark_of_beginning_is_part_of_a_tasks_own_text():
     ids = {bos: identifier("task=stories", "dataset=none", f"dataset.bos={bos}") for bos in ("auto", "never")}
     assert ids["auto"] != ids["never"]
     assert Nothing().fingerprint() == "none"  # as every cell so far has it
+
+
+def test_losses_are_kept_where_there_are_losses():
+    """A cell whose losses never come would never count as finished."""
+    with pytest.raises(UsageError, match="task=stories does not measure"):
+        identifier("task=stories", "keep_tokens=true")
 
 
 @pytest.mark.parametrize("setting", [{"start": 0.5}, {"skip": 3}, {"pack": True}])
