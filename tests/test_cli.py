@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, shared, tiny
+from conftest import ROOT, TINY_MODEL, tiny
 
 from msrnn_bench.cli.main import main
 from msrnn_bench.results import cells as results
@@ -103,7 +103,7 @@ def test_identity_is_content(here):
 def test_edited_weights_are_another_cell(here):
     import shutil
 
-    shutil.copytree(shared("models/stories260k"), "stories")
+    shutil.copytree(TINY_MODEL, "stories")
     given = ["run", "model=local", "dataset=text", "dataset.path=a.txt", "context=64", "tokens=64", "documents=1", "cache=8"]
     assert main([*given, "model.path=stories"]) == 0
     shutil.copytree("stories", "copy")
