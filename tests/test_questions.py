@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT, shared
+from conftest import ROOT, TINY_MODEL
 
 from msrnn_bench.cli.main import main
 from msrnn_bench.datasets.questions import Qasper, Squality
@@ -97,12 +97,32 @@ def test_squality_reads_documents_and_what_is_asked(write):
     assert [d.name for d in Squality(path=write("b.jsonl", unnamed, unnamed)).documents()] == ["0000", "0001"]
 
 
-def test_the_real_development_set():
-    dataset = Squality(path=str(shared("data/squality/dev.jsonl")))
+def test_a_development_set_of_the_released_shape(write):
+    """All fields that a record of SQuALITY v1.3 has: 5 questions a story, 4 responses each, the same first question."""
+
+    def released(number: int) -> dict:
+        questions = [
+            {
+                "question_text": "What is the plot of the story?" if n == 1 else f"Who is person {n} of story {number}?",
+                "question_number": n,
+                "responses": [
+                    {"worker_id": str(w), "uid": f"{number:04x}{n}{w}", "response_text": f"It is {w}, in {number}.\nSo."}
+                    for w in range(4)
+                ],
+            }
+            for n in range(1, 6)
+        ]
+        metadata = {"passage_id": str(60_000 + number), "uid": f"{number:032x}", "license": "This eBook is for “anyone”."}
+        document = f"The Ship {number}\n \n\n By A. WRITER, JR.\n \n \n " + 'She said —"Stand by!"\n \n ' * 900
+        return {"metadata": metadata, "document": document, "questions": questions}
+
+    dataset = Squality(path=write("dev.jsonl", *map(released, range(25, 0, -1))))
     examples = dataset.examples()
     assert len(dataset.documents()) == 25 and len(examples) == 125 and {len(e.references) for e in examples} == {4}
-    assert examples[0].id == "63833/1" and examples[0].question == "What is the plot of the story?"
-    assert examples[5].document == "63392" and len({e.id for e in examples}) == 125
+    assert examples[0].id == "60025/1" and examples[0].question == "What is the plot of the story?"
+    assert examples[5].document == "60024" and len({e.id for e in examples}) == 125
+    assert examples[-1].references == tuple(f"It is {w}, in 1.\nSo." for w in range(4))
+    assert examples[-1].text == released(1)["document"] and dataset.manifest()["questions"] == 125
 
 
 def test_identity_covers_questions_and_references(write):
@@ -283,8 +303,14 @@ def here(tmp_path, monkeypatch, write):
 
 
 def run(*overrides, task="squality", path="two.jsonl"):
-    model = str(shared("models/stories260k"))
-    given = [f"task={task}", f"dataset.path={path}", "model=local", f"model.path={model}", "context=512", "task.new_tokens=6"]
+    given = [
+        f"task={task}",
+        f"dataset.path={path}",
+        "model=local",
+        f"model.path={TINY_MODEL}",
+        "context=512",
+        "task.new_tokens=6",
+    ]
     return main(["run", *given, "cache=150", *overrides])
 
 
@@ -378,7 +404,7 @@ def test_the_documents_end_is_cut_and_the_instruction_stays(here, monkeypatch):
 
     calls = captured(monkeypatch)
     assert run("policy=baseline") == 0 and run("policy=tova", "documents=1") == 0
-    tokenizer = AutoTokenizer.from_pretrained(shared("models/stories260k"))
+    tokenizer = AutoTokenizer.from_pretrained(TINY_MODEL)
     for ids, room in zip((calls[0][0].ids, calls[-1][0].ids), (150, 506), strict=True):
         text = tokenizer.decode(ids, skip_special_tokens=True)
         assert len(ids) == room and ids[0] == tokenizer.bos_token_id
@@ -449,11 +475,7 @@ def test_the_yaml_says_what_the_class_does_and_the_command_line_wins(name, capfd
     ],
 )
 def test_what_cannot_be_asked_is_said_in_one_line(here, capsys, overrides, says):
-    path = (
-        []
-        if "dataset=pydocs" not in overrides
-        else ["task=squality", "model=local", f"model.path={shared('models/stories260k')}"]
-    )
+    path = [] if "dataset=pydocs" not in overrides else ["task=squality", "model=local", f"model.path={TINY_MODEL}"]
     code = main(["run", *path, "context=512", *overrides]) if path else run(*overrides)
     error = capsys.readouterr().err.strip().splitlines()
     assert code == 2 and says in error[-1] and error[-1].startswith("msrnn-bench: ")
