@@ -330,7 +330,7 @@ def test_two_stories_end_to_end(here, policy, prefill):
     records = predictions()
     assert set(records) == {"s1/1", "s1/2", "s2/1", "s2/2"}
     assert set(rows["metric"]) == {"rouge_per_answer", "rouge1", "rouge2", "rougeL"} and len(rows) == 4 * 4
-    assert list(summary["documents"]) == [2] * 4 and list(summary["count"]) == [4] * 4
+    assert list(summary["documents"]) == [2] * 5 and list(summary["count"]) == [4] * 5  # and `rouge`, of the means
     assert set(rows["template"]) == {"plain"} and set(rows["task"]) == {"squality"} and rows["bos"].all()
     for metric, line in summary.iterrows():
         assert line["value"] == pytest.approx(sum(r["scores"][metric] for r in records.values()) / 4, abs=1e-4)
