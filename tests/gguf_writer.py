@@ -8,7 +8,13 @@ import numpy as np
 import torch
 from tokenizers import pre_tokenizers
 
-ARCHITECTURES = {"mistral": "llama", "mixtral": "llama", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "gemma3_text": "gemma3"}
+ARCHITECTURES = {
+    "mistral": "llama",
+    "mixtral": "llama",
+    "qwen2_moe": "qwen2moe",
+    "qwen3_moe": "qwen3moe",
+    "gemma3_text": "gemma3",
+}
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 BYTES = {
     "model": "gpt2", "tokens": [*ALPHABET, "ab", "<|endoftext|>"], "token_type": [1] * 257 + [3], "merges": ["a b"],
@@ -28,14 +34,20 @@ def settings(model: Any) -> dict[str, Any]:
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     rotation = getattr(text, "rope_parameters", None) or {}
     rotation = rotation.get("full_attention") or rotation
-    epsilon = next(getattr(text, k) for k in ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", "norm_eps") if hasattr(text, k))
+    epsilon = next(
+        getattr(text, k)
+        for k in ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", "norm_eps")
+        if hasattr(text, k)
+    )
     named = {
         "context_length": getattr(text, "max_position_embeddings", 128),
         "embedding_length": text.hidden_size,
         "block_count": text.num_hidden_layers,
         "feed_forward_length": getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         "attention.head_count": text.num_attention_heads,
-        "attention.head_count_kv": 1 if text.model_type == "falcon" else getattr(text, "num_key_value_heads", text.num_attention_heads),
+        "attention.head_count_kv": 1
+        if text.model_type == "falcon"
+        else getattr(text, "num_key_value_heads", text.num_attention_heads),
         "attention.layer_norm_rms_epsilon" if hasattr(text, "rms_norm_eps") else "attention.layer_norm_epsilon": float(epsilon),
     }
     if rotation:
@@ -43,7 +55,7 @@ def settings(model: Any) -> dict[str, Any]:
         named |= {"rope.freq_base": float(rotation["rope_theta"]), "rope.dimension_count": turned}
     if text.model_type in ("qwen3", "qwen3_moe", "gemma2", "gemma3_text"):
         named |= {"attention.key_length": head, "attention.value_length": head}
-    if text.model_type in ("gemma2", "gemma3_text"):
+    if text.model_type in ("gemma2", "gemma3_text", "phi3") and text.sliding_window:
         named |= {"attention.sliding_window": text.sliding_window}
     if hasattr(text, "num_experts"):
         named |= {"expert_count": text.num_experts, "expert_used_count": text.num_experts_per_tok}
@@ -115,7 +127,13 @@ def write(
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}
+    add = {
+        bool: writer.add_bool,
+        int: writer.add_uint32,
+        float: writer.add_float32,
+        str: writer.add_string,
+        list: writer.add_array,
+    }
     if value is not None:
         add[type(value)](key, value)
 

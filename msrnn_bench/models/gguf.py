@@ -18,7 +18,7 @@ from typing import Any
 
 from msrnn_bench.errors import MachineError, UsageError, one_line, out_of_memory
 from msrnn_bench.models import headers
-from msrnn_bench.models.gguf_tokenizer import check_tokenizer
+from msrnn_bench.models.gguf_tokenizer import check_tokenizer, nearly
 from msrnn_bench.models.metadata import check_settings, settle
 
 SOURCE = "source.json"  # beside the converted weights: what they were made of
@@ -55,7 +55,7 @@ def convert(file: Path, folder: Path) -> None:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             check_tokenizer(tokenizer, metadata, plain.get_input_embeddings().weight.shape[0], file.name)
     types = Counter(tensor.tensor_type.name for tensor in tensors.values())
-    note = {"file": file.name, "size": file.stat().st_size, "dtypes": types, "applied": applied}
+    note = {"file": file.name, "size": file.stat().st_size, "dtypes": types, "applied": applied, "otherwise": nearly(metadata)}
     (folder / SOURCE).write_text(json.dumps(note))
     for path in folder.iterdir():  # safetensors writes for its owner only; a cache may be shared
         path.chmod((folder / "config.json").stat().st_mode)

@@ -15,13 +15,14 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from msrnn_bench.errors import UsageError
+from msrnn_bench.errors import UsageError, one_line
 
 MASK = re.compile(r"(^|\.)(attn|attention)\.(bias|masked_bias|causal_mask)$")
 FREQUENCIES = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
 POSITIONS = re.compile(r"(^|\.)position_ids$")
 AHEAD = re.compile(r"(^|\.)mtp[._]")
 ANNOUNCE = "announce them in config.json (attention_bias, for biases), or remove them from the file"
+SENSES = re.compile(r"^(model\.)?(visual|vision_tower|vision_model|audio_tower|multi_modal_projector|embed_(vision|audio))\.")
 LAYER = re.compile(r"(^|\.)layers\.(\d+)\.")
 
 
@@ -40,14 +41,21 @@ def read_header(paths: Iterable[Path]) -> dict[str, Entry]:
     for path in paths:
         if path.suffix != ".safetensors":
             continue
-        with path.open("rb") as file:
-            lines = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        lines.pop("__metadata__", None)
-        for name, line in lines.items():
+        for name, line in _lines(path).items():
             if name in found:
                 raise UsageError(f"{path.parent}: {name} is in {found[name].file.name} and in {path.name}: remove one of them")
             found[name] = Entry(line["dtype"], tuple(line["shape"]), path)
     return found
+
+
+def _lines(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            lines = json.loads(file.read(min(size, path.stat().st_size)))
+        return {name: line for name, line in lines.items() if name != "__metadata__"}
+    except (ValueError, AttributeError) as error:
+        raise UsageError(f"{path} cannot be loaded: its header is damaged ({one_line(error)}): download it again") from error
 
 
 def listed(paths: list[Path], hashes: dict[str, str]) -> dict[str, Any]:
@@ -63,9 +71,12 @@ def listed(paths: list[Path], hashes: dict[str, str]) -> dict[str, Any]:
 
 def read_weights(folder: Path, paths: list[Path], **settings: Any) -> Any:
     """A causal LM from a folder, with all that its weight files hold and nothing else."""
+    if other := getattr(settings.get("config"), "transformers_weights", None):
+        raise UsageError(f"{folder}: its config.json names other weights (transformers_weights: {other}): remove that line")
+    header = read_header(paths)
     model, report = load(folder, **settings, use_safetensors=True)
     refuse_lacks(report, str(folder))
-    check(model, report, read_header(paths), folder)
+    check(model, report, header, folder)
     return model
 
 
@@ -156,6 +167,8 @@ def harmless(name: str, entry: Entry, model: Any) -> bool:
         return entry.dtype in ("I64", "I32")
     if FREQUENCIES.search(name):  # what follows from the configuration, where it does
         return _same_frequencies(name, entry, model)
+    if SENSES.search(name):  # what turns pictures and sounds into embeddings: a text has none
+        return True
     return is_ahead(name, model.config)
 
 

@@ -165,7 +165,7 @@ def _scaling(rotation: dict[str, Any], key: str) -> Any:
     kind = rotation.get("rope_type", "default")
     if kind not in ("default", "linear"):
         return None
-    return {"rope.scaling.type": kind, "rope.scaling.factor": rotation.get("factor")}.get(key)
+    return {"rope.scaling.type": "none" if kind == "default" else kind, "rope.scaling.factor": rotation.get("factor")}.get(key)
 
 
 def _rotate(text: Any, change: dict[str, Any]) -> None:
