@@ -29,7 +29,8 @@ FOLDERS: dict[str, dict[str, Any]] = {
 GEMMA = {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 16}
 FILES: dict[str, dict[str, Any]] = {
     "llama": {}, "mistral": {}, "qwen2": {}, "qwen3": {"head_dim": 16}, "gpt2": {"n_positions": 96},
-    "phi3": {"sliding_window": 40}, "stablelm": {}, "starcoder2": {}, "nemotron": {}, "falcon": {}, "bloom": {}, "gemma2": GEMMA, "gemma3_text": GEMMA,
+    "phi3": {"sliding_window": 40}, "stablelm": {}, "starcoder2": {}, "nemotron": {}, "falcon": {},
+    "bloom": {}, "gemma2": GEMMA, "gemma3_text": GEMMA,
     "qwen2_moe": {**EXPERTS, "shared_expert_intermediate_size": 16},
     "qwen3_moe": {**EXPERTS, "head_dim": 8, "norm_topk_prob": True},
 }  # fmt: skip
@@ -431,7 +432,8 @@ def test_more_tokens_than_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tokenizer", [
     {"pre": "llama-bpe", "chat_template": "{{ messages }}", "eot_token_id": 257}, {"pre": "gpt-2", "add_bos_token": False},
-    {"pre": "smollm", "fim_pad_token_id": 256}, PIECES, {**PIECES, "add_bos_token": False, "remove_extra_whitespaces": False}, {**PIECES, "add_eos_token": True},
+    {"pre": "smollm", "fim_pad_token_id": 256}, PIECES, {**PIECES, "add_eos_token": True},
+    {**PIECES, "add_bos_token": False, "remove_extra_whitespaces": False},
 ])  # fmt: skip
 def test_a_tokenizer_that_is_the_files(tmp_path: Path, tokenizer: dict[str, Any]) -> None:
     made = gguf_writer.model("llama", vocab_size=264 if "scores" in tokenizer else 258)
