@@ -257,12 +257,11 @@ def test_one_document_has_no_band():
     assert not figure.axes[0].collections and not figure.axes[0].patches and "Bands" not in caption(figure)
 
 
-def test_a_band_of_no_width_is_explained():
-    """But not where nothing was evicted, and the difference is 0 for certain."""
-    full, wide, same = line("full", None, TOPLINE), line("tova", 64, 9.0), line("tova", 4096, TOPLINE)
-    narrow = line("tova", 64, 9.0, difference_low=9.0 - TOPLINE, difference_high=9.0 - TOPLINE)
-    said = ["not certainty" in caption(plot(table([full, point, same]))) for point in (wide, narrow)]
-    assert said == [False, True]
+def test_a_caption_says_how_its_bands_were_made():
+    points = [line("full", None, TOPLINE), line("tova", 64, 9.0, difference_interval="jackknife-t")]
+    assert "Bands: 95% intervals over documents (jackknife-t), of the difference" in caption(plot(table(points)))
+    old = table(points).drop(columns=["interval", "difference_interval"])
+    assert "Bands: 95% intervals over documents, of the difference" in caption(plot(old))
 
 
 def test_panels_share_an_axis_only_where_they_lose_little():
@@ -384,3 +383,11 @@ def test_numbers_in_marks_are_short():
     assert [short(v) for v in (9.04, 17.65, 240.17, 4812.27, 9999.4, 48123.0, 4.8e8)] == [
         "9.0", "17.6", "240", "4812", "9999", "48k", "4.8e+08",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["price_$5_to_$10", "$\\foo$", "50% & <b>"])
+def test_names_are_drawn_as_written(name, tmp_path):
+    """Two `$` are mathematics to matplotlib, and what is none ends in an exception."""
+    figure = plot(table(lines(dataset=name)))
+    assert name in title(figure, 0)
+    assert all(path.stat().st_size > 1000 for path in figures.save(figure, tmp_path / "figure"))

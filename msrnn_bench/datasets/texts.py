@@ -129,8 +129,16 @@ class Nothing(Dataset):
         raise UsageError("dataset=none holds no text: choose another for this task (see msrnn-bench list dataset)")
         yield  # an iterator, as every dataset's
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, plain in (("start", 0), ("skip", 0), ("pack", False)):
+            if getattr(self, name) != plain:
+                raise UsageError(
+                    f"dataset.{name}={getattr(self, name)} cuts text, and this dataset has none: leave it {str(plain).lower()}"
+                )
+
     def fingerprint(self, limit: int | None = None) -> str:
-        return "none"
+        return "none" if self.bos == "auto" else f"none, bos={self.bos}"  # a task's own text begins as it says
 
     def manifest(self, limit: int | None = None) -> dict[str, Any]:
         return {"name": self.name}
