@@ -332,8 +332,9 @@ def test_two_stories_end_to_end(here, policy, prefill):
     assert set(rows["metric"]) == {"rouge_per_answer", "rouge1", "rouge2", "rougeL"} and len(rows) == 4 * 4
     assert list(summary["documents"]) == [2] * 5 and list(summary["count"]) == [4] * 5  # and `rouge`, of the means
     assert set(rows["template"]) == {"plain"} and set(rows["task"]) == {"squality"} and rows["bos"].all()
-    for metric, line in summary.iterrows():
-        assert line["value"] == pytest.approx(sum(r["scores"][metric] for r in records.values()) / 4, abs=1e-4)
+    means = {metric: sum(r["scores"][metric] for r in records.values()) / 4 for metric in set(rows["metric"])}
+    means["rouge"] = (means["rouge1"] * means["rouge2"] * means["rougeL"]) ** (1 / 3)
+    assert summary["value"].to_dict() == pytest.approx(means, abs=1e-4)
     room = 150 if policy == "baseline" else 492
     evicts = policy in ("tova", "window4")
     for record in records.values():
