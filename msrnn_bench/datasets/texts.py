@@ -266,5 +266,5 @@ class Hub(Dataset):
         return reading.stamp(sorted(folder.rglob("*"))) if folder else ()
 
     def source(self) -> dict[str, Any]:
-        commit = None if self._local() else hub.hub_commit(self.repo or "", self.revision)
+        commit = None if self._local() else hub.read_commit(self.repo or "", self.revision)
         return {"repo": self.repo, "config": self.config, "split": self.split, "field": self.field, "commit": commit}

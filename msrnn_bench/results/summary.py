@@ -92,8 +92,9 @@ def _with_derived(rows: pd.DataFrame) -> pd.DataFrame:
     made = [rows.assign(of=rows["metric"])]
     for metric, quantities in intervals.DERIVED.items():
         parts = rows[rows["metric"].isin(quantities)]
-        whole = parts.groupby("cell")["metric"].transform("nunique") == len(quantities)
-        made.append(parts[whole].assign(of=parts["metric"], metric=metric))
+        whole = parts[parts.groupby("cell")["metric"].transform("nunique") == len(quantities)]
+        if len(whole):
+            made.append(whole.assign(of=whole["metric"], metric=metric))
     return pd.concat(made)
 
 

@@ -53,6 +53,7 @@ class Perplexity:
 
     name = "perplexity"
     template = None
+    keeps_tokens = True  # each token's loss can be kept beside the rows
 
     def __post_init__(self) -> None:
         check_fields(self, "task")
