@@ -189,6 +189,6 @@ def _advice(annotation: Any, value: Any, key: str) -> str:
         return f": write {key}=[{shown(value)}]"
     if str in parts and isinstance(value, bool | int | float) and len(shown(value)) < 40:
         return f": for a text write \"{key}='{shown(value)}'\""
-    if int in parts and isinstance(value, float) and value.is_integer() and abs(value) <= LARGEST:
+    if int in parts and isinstance(value, float) and value.is_integer() and _fits(annotation, int(value)):
         return f": write {key}={int(value)}"
     return ""

@@ -254,7 +254,9 @@ SEEN = {
     "dataset.separator=\\n\\n": None, "task.buckets=64": "write task.buckets=[64]", "cache=8.0": "write cache=8",
     "dataset.name=2024": "write \"dataset.name='2024'\"", "policy.memory=nan": "from 0 to 1", "cache=8,16": "add -m",
     "+policy._partial_=true": "unknown setting 'policy._partial_'", "task._target_=msrnn_bench.policies.Full": "unknown setting",
-    "policy=[tova,h2o]": "must be one name", "workers=0": "workers=0 must be", "\udc80=1": "no UTF-8 text",
+    "policy=[tova,h2o]": "must be one name", "workers=0": "workers=0 must be", "experiment=null": None, "seed.x=3": "seed is a single value",
+    "model._convert_=none": "none of its settings", "documents=0.0": "documents=0.0 must be a whole number of 1 or more or null\n",
+    "context=1": "context=1 must be", "\udc80=1": "no UTF-8 text",
 }  # fmt: skip
 
 

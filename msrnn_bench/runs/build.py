@@ -16,7 +16,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from msrnn_bench.errors import UsageError, check, one_line
+from msrnn_bench.errors import UsageError, check, one_line, shown
 from msrnn_bench.policies import Policy
 from msrnn_bench.runs.compose import choices, config_dir, nearest
 
@@ -30,6 +30,8 @@ NEEDED = {
 def build(config: DictConfig, group: str) -> Any:
     """The object behind a config group; what its class does not take, or not so, is refused."""
     plain: Any = OmegaConf.to_container(config, resolve=True)
+    if plain.get("_convert_", "all") != "all":
+        raise UsageError(f"{group}._convert_={shown(plain['_convert_'])} is none of its settings: leave it out")
     return _made(_named(plain["_target_"], group), {k: v for k, v in plain.items() if k not in OURS}, group)
 
 
@@ -37,7 +39,7 @@ def _made(made: Callable[..., Any], given: dict[str, Any], group: str) -> Any:
     try:
         parameters = inspect.signature(made).parameters
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{group}._target_ names {made!r}, which is no class") from error
+        raise UsageError(f"{group}._target_ names {made!r}, which is no class with settings") from error
     for key in given:
         if key not in parameters:
             known = ", ".join(parameters) or "none"

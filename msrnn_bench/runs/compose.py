@@ -80,6 +80,10 @@ def compose_grid(overrides: list[str], *, experiment_grid: bool) -> list[tuple[l
 
 
 def _points(given: list[Override]) -> list[tuple[list[str], DictConfig]]:
+    named = [o.key_or_group for o in given]
+    for override in given:
+        if override.is_sweep_override() and named.count(override.key_or_group) > 1:
+            raise UsageError(f"{override.key_or_group} is given twice: give all its values at once, joined by commas")
     axes = [
         [f"{o.get_key_element()}={value}" for value in _values(o)] if o.is_sweep_override() else [o.input_line or ""]
         for o in given
@@ -181,11 +185,13 @@ def _unknown_key(key: str, overrides: list[str]) -> str:
     head, _, leaf = key.rpartition(".")
     if not head:
         return unknown(key, settings())
-    chosen = next((o for o in overrides if o.startswith(f"{head}=")), None)
+    chosen = next((o for o in reversed(overrides) if o.startswith(f"{head}=")), None)
     where = " of " + chosen.replace("'", "") if chosen else ""
     try:
         node = OmegaConf.select(compose("config", [chosen] if chosen else []), head)
-        known = [k for k in node if not k.startswith("_")]
+        if not isinstance(node, DictConfig):
+            return f"unknown setting {key!r}: {head} is a single value, with nothing inside"
+        known = [str(k) for k in node if not str(k).startswith("_")]
     except (HydraException, OmegaConfBaseException, TypeError):
         known = []
     return f"unknown setting {key!r}{where}{nearest(leaf, known)}; there are: {', '.join(known) or 'none'}"

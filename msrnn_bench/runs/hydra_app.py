@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from msrnn_bench.runs.build import build_once, build_policy
 from msrnn_bench.runs.compose import compose_grid, config_dir
 from msrnn_bench.runs.progress import CellProgress
 from msrnn_bench.runs.values import check_values
@@ -16,8 +18,13 @@ from msrnn_bench.runs.values import check_values
 def main(flags: list[str], overrides: list[str]) -> int:
     """Run Hydra's own command line, once its mistakes are found: it would say them in many lines."""
     if not {"--hydra-help", "--version", "--shell-completion", "-sc"} & set(flags):
-        for _, config in compose_grid([o for o in overrides if not o.startswith("hydra")], experiment_grid=False):
+        made: dict[Any, Any] = {}
+        for point, config in compose_grid(overrides, experiment_grid=False):
             check_values(config)
+            if not set(flags) - {"-m", "--multirun"}:  # it is going to run
+                build_policy(config.policy, point)
+                for group in ("model", "dataset", "task"):
+                    build_once(made, config[group], group)
     sys.argv = ["msrnn-bench run", *flags, *overrides]
     hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_job)()
     return 0

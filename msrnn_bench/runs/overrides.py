@@ -41,6 +41,8 @@ def understood(args: list[str], command: list[str], *, sweeps: bool, hydra: bool
             raise UsageError(f"cannot read the override {shown(arg)!r}: write key=value, such as cache=512")
         if re.match(r"hydra\b", bare) and (not hydra or bare.startswith("hydra.sweeper.params")):
             raise UsageError(f"{bare} is Hydra's own, and this command has no use for it: several values are run -m cache=64,128")
+        if bare == "experiment" and raw.strip().lower() == "null":
+            continue  # as it is without; Hydra has no null for a group
         if own and key.startswith("policy.") and key != "policy._target_":
             key = f"++{key}"  # a knob of the user's class, which the policy that it replaces may lack
         value = _value(bare, raw, lambda quoted, at=number: _command(command, args, at, quoted), sweeps)
@@ -102,7 +104,7 @@ def _refuse_rewritten(key: str, raw: str) -> None:
             if read is not None and isinstance(read.value(), int | float):
                 plain = shown(read.value())
                 raise UsageError(
-                    f"{key}={shown(raw)}: {word} would be read as {plain}: write {plain}, or for a text \"'{word}'\""
+                    f"{key}={shown(raw)}: {word} would be read as {plain}; write {plain}, or for a text \"{key}='{word}'\""
                 )
 
 

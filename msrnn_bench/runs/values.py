@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge, Le
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from msrnn_bench.errors import Count, Named, Seed, UsageError, check, one_line
+from msrnn_bench.errors import LARGEST, Count, Named, Seed, UsageError, check, one_line
 from msrnn_bench.runs.compose import GROUPS, settings, unknown
 
 
@@ -17,7 +18,7 @@ class Settings:
     """conf/config.yaml without its groups; the comments there say what each is."""
 
     cache: Count
-    context: Count | None
+    context: Annotated[int, Ge(2), Le(LARGEST)] | None  # with 1 there is nothing to predict
     documents: Count | None
     tokens: Count | None
     seed: Seed
