@@ -26,8 +26,13 @@ Written by `python docs/settings.py` from the comments in `conf/`; edit those, n
 
 A setting is `key=value` behind `run` or `sweep`: `cache=512`, `task.chat=true`, `dataset.path=FOLDER`. A group is chosen by
 name, `policy=tova`; the YAML of that name gives its keys, and `_target_` in it the class that is built. What the class does
-not know is refused. A list is `task.lengths=[1000,4000]`, nothing is `null`. `msrnn-bench list` prints all names,
-`msrnn-bench run --cfg job` a whole configuration. In a checkout a YAML of your own in `conf/` is a new name.
+not know, or not with such a value, is refused in one line. A list is `task.lengths=[1000,4000]`, nothing is `null`.
+`msrnn-bench list` prints all names, `msrnn-bench run --cfg job` a whole configuration. In a checkout a YAML of your own in
+`conf/` is a new name.
+
+A path needs no quotes but the shell's: `"dataset.path=my books (1)"`, `results_dir=~/r`. A comma, `[...]` and `{...}` mean
+several values, a list and an object; where a text is meant the message shows the command with the text quoted,
+`"dataset.path='a,b.txt'"`. In a text `\\n` is a line end and `\\t` a tab, `\\\\n` the two characters.
 """
 INTRODUCED = {
     "task": "What each measures: [tasks.md](tasks.md).",

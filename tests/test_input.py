@@ -4,9 +4,11 @@ A few hundred here; 3,000, and 100 of those as real commands, with `-m slow`.
 """
 
 import inspect
+import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -254,8 +256,10 @@ SEEN = {
     "dataset.separator=\\n\\n": None, "task.buckets=64": "write task.buckets=[64]", "cache=8.0": "write cache=8",
     "dataset.name=2024": "write \"dataset.name='2024'\"", "policy.memory=nan": "from 0 to 1", "cache=8,16": "add -m",
     "+policy._partial_=true": "unknown setting 'policy._partial_'", "task._target_=msrnn_bench.policies.Full": "unknown setting",
-    "policy=[tova,h2o]": "must be one name", "workers=0": "workers=0 must be", "experiment=null": None, "seed.x=3": "seed is a single value",
-    "model._convert_=none": "none of its settings", "documents=0.0": "documents=0.0 must be a whole number of 1 or more or null\n",
+    "policy=[tova,h2o]": "must be one name", "workers=0": "workers=0 must be", "experiment=null": None,
+    "seed.x=3": "seed is a single value",
+    "model._convert_=none": "none of its settings",
+    "documents=0.0": "documents=0.0 must be a whole number of 1 or more or null\n",
     "context=1": "context=1 must be", "\udc80=1": "no UTF-8 text",
 }  # fmt: skip
 
@@ -339,6 +343,37 @@ def test_a_folder_of_results_is_expanded(here, capfd):
     (here / "r").mkdir()
     assert main(["collect", "results_dir=~/r"]) == main(["collect", f"results_dir={here}/r"])
     assert str(here / "r") in capfd.readouterr().err.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "says"),
+    [
+        ("tokenizer.json", None, "model: its tokenizer gives '"), ("tokenizer.json", '{"a": 1}', "cannot be loaded"),
+        ("tokenizer.json", "{", "cannot be loaded"), ("config.json", "{", "config.json"), ("config.json", "[]", "model"),
+        ("config.json", '{"model_type": "llama", "hidden_size": "x"}', "model"),
+        ("tokenizer_config.json", "[]", "cannot be loaded"),
+        ("model.safetensors", "x", "model"),
+    ],
+)  # fmt: skip
+def test_faults_of_a_models_files_are_one_line(file, change, says, here, monkeypatch, capfd):
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    shutil.copytree(TINY, "model")
+    if change is None:  # every word is one that the model has no embedding for
+        tokenizer = json.loads((here / "model" / file).read_text())
+        highest = max(tokenizer["model"]["vocab"].values())
+        tokenizer["added_tokens"] += [
+            {"id": highest + 1, "content": "cat", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+             "special": False}
+        ]  # fmt: skip
+        change = json.dumps(tokenizer)
+    (here / "model" / file).write_text(change)
+    code, said, _ = end(
+        ("model=local", "model.path=model", "dataset.path=t.txt", "dataset=text", "context=64", "tokens=64"), capfd
+    )
+    lines = [line for line in said.splitlines() if line.startswith("msrnn-bench: ")]
+    assert code == 2 and len(lines) == 1 and "Traceback" not in said and "failed (" not in said, said
+    assert says in lines[0] and "model" in lines[0]
 
 
 def test_all_of_conf_passes():

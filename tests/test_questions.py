@@ -441,6 +441,41 @@ def test_answers_are_scored_as_they_were_given(here, monkeypatch):
     assert [round(r["scores"]["rouge1"]) for r in predictions().values()][::3] == [100, 100]
 
 
+@pytest.mark.parametrize(
+    ("said", "reference", "words"),
+    [
+        ("мир и война", "Война и мир.", 100), ("我爱北京", "我爱上海", 50), ("हिन्दी भाषा", "हिन्दी", 200 / 3),
+        ("ภาษา", "ภาษา", 100),
+        ("ένας σκύλος", "Ένας ΣΚΎΛΟΣ", 100), ("שלום עולם", "שלום", 200 / 3), ("nothing of it", "ничего", 0),
+    ],
+)  # fmt: skip
+def test_rouge_of_other_scripts_is_no_zero(said, reference, words):
+    assert rouge(said, [reference])["rouge1"] == pytest.approx(words)
+    assert rouge(reference, [reference])["rougeL"] == pytest.approx(100)
+
+
+def test_rouge_of_english_is_the_packages_own():
+    """Also with an accent, a Greek letter, or a foreign answer."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    plain = RougeScorer(["rouge1", "rouge2", "rougeL"])
+    for said, reference in [
+        ("a café, naïve α", "The café was α-naïve."),
+        ("война", "war and peace"),
+        ("1 2 3", "2 3 4"),
+        ("", "x"),
+    ]:
+        wanted = {kind: 100 * score.fmeasure for kind, score in plain.score(reference, said).items()}
+        assert {k: v for k, v in rouge(said, [reference]).items() if k in wanted} == pytest.approx(wanted)
+
+
+def test_a_first_story_without_questions(here, tmp_path, capsys):
+    (tmp_path / "late.jsonl").write_text("\n".join(json.dumps(s) for s in ({**story("a"), "questions": []}, story("b"))) + "\n")
+    assert run("documents=1", path="late.jsonl") == 2
+    assert "documents=1 of squality have no question: take documents=2 or more" in capsys.readouterr().err
+    assert run("documents=2", path="late.jsonl") == 0 and {key.partition("/")[0] for key in predictions()} == {"b"}
+
+
 @pytest.mark.parametrize("name", ["squality", "qasper"])
 def test_the_yaml_says_what_the_class_does_and_the_command_line_wins(name, capfd):
     made = {"squality": squality.Squality, "qasper": qasper.Qasper}[name]()

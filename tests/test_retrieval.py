@@ -115,7 +115,10 @@ def test_variables_lead_from_the_asked_name_to_the_value(hops):
     ("answer", "right"),
     [
         (" 1234567", True), ("It is 1234567.", True), ("1234567, I think", True), ("no. 1234567\n", True), ("x1234567y", True),
-        ("12345678", False), ("91234567", False), ("1234567.5", False), ("0.1234567", False), ("1,234,567", False),
+        ("12345678", False), ("91234567", False), ("1234567.5", False), ("0.1234567", False), ("1,234,567", True),
+        ("It is 1 234 567.", True), ("1.234.567, I think", True), ("1’234’567", True), ("12 1,234,567", True),
+        ("1. 1234567", True),
+        ("1,234.567", False), ("1,234,567,000", False), ("0,1,234,567", False), ("1,2345,67", False), ("1,234,5678", False),
         ("1234567,000", False), ("123456", False), ("123 4567", False), ("", False),
     ],
 )  # fmt: skip

@@ -275,7 +275,7 @@ def _readable(name: str) -> Iterator[None]:
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
-    files_errors = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
+    known = (OSError, ValueError, LookupError, AttributeError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
     try:
         yield
     except ImportError as error:
@@ -288,6 +288,6 @@ def _readable(name: str) -> Iterator[None]:
                 f"{name} does not fit into memory ({one_line(error)}): "
                 "take dtype=bfloat16, a smaller model, or model.device_map=auto"
             ) from error
-        if isinstance(error, files_errors) or type(error) is Exception:  # tokenizers raises the bare class
+        if isinstance(error, known) or type(error) is Exception:  # tokenizers raises the bare class
             raise UsageError(f"model {name} cannot be loaded ({one_line(error)}): check its files") from error
         raise

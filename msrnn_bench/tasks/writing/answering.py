@@ -65,9 +65,6 @@ class Answering(ABC):
             raise UsageError(
                 f"dataset={job.dataset.name} has no questions, which task={self.name} asks; take dataset=squality or qasper"
             )
-        if not job.dataset.examples(job.documents):
-            first = next(n for n, story in enumerate(job.dataset.stories(), start=1) if story.examples)
-            raise UsageError(f"documents={job.documents} of {job.dataset.name} have no question: take documents={first} or more")
         if self.new_tokens >= job.context:
             raise UsageError(
                 f"task.new_tokens={self.new_tokens} leaves nothing of context={job.context} for a prompt: "
@@ -77,6 +74,10 @@ class Answering(ABC):
     def rows(self, job: Job) -> Iterator[Row]:
         """Rows of all examples, a document's together, once all are answered. A record that the journal holds is not made
         again."""
+        assert isinstance(job.dataset, Questions)
+        if not job.dataset.examples(job.documents):
+            first = next(n for n, story in enumerate(job.dataset.stories(), start=1) if story.examples)
+            raise UsageError(f"documents={job.documents} of {job.dataset.name} have no question: take documents={first} or more")
         loaded = load(job)
         asked = self._prompts(job, loaded.tokenizer)
         total = sum(len(prompt.ids) + self.new_tokens for _, prompts in asked for prompt in prompts)
