@@ -76,7 +76,7 @@ def load(job: Job) -> Loaded:
         for old in [k for k in job.shared if k[0] in ("model", "chunks")]:
             del job.shared[old]
         job.shared[key] = job.model.load(dtype=job.dtype, device=job.device, seed=job.seed)
-        _refuse_foreign_ids(job.shared[key], str(getattr(job.model, "path", None) or "the model"))
+        _refuse_foreign_ids(job.shared[key], str(getattr(job.model, "path", None) or getattr(job.model, "name", "the model")))
     return job.shared[key]
 
 

@@ -100,11 +100,11 @@ def build_policy(config: DictConfig, overrides: list[str]) -> Policy:
 
 
 def _replaced(target: str, overrides: list[str]) -> set[str]:
-    """The keys of packaged policies that are not the user's own: none where a YAML names the class, for its keys are meant."""
+    """The keys of packaged policies that are not the user's own: none where the YAML names the class, for its keys are meant."""
     files: list[Any] = [OmegaConf.load(config_dir() / "policy" / f"{name}.yaml") for name in choices("policy")]
-    if any(file.get("_target_") == target for file in files):
-        return set()
     given = {o.lstrip("+").split("=")[0].removeprefix("policy.") for o in overrides if o.lstrip("+").startswith("policy.")}
+    if "_target_" not in given and any(file.get("_target_") == target for file in files):
+        return set()
     return {str(key) for file in files for key in file} - given
 
 
