@@ -1,6 +1,6 @@
 """What a user types: every line ends prepared, or with one line that says why. Lines are drawn by hypothesis, seeded.
 
-A few hundred here; 3,000, and 100 of those as real commands, with `-m slow`.
+Two hundred here; 3,000, and 100 of those as real commands, with `-m slow`.
 """
 
 import inspect
@@ -259,7 +259,9 @@ SEEN = {
     "+policy._partial_=true": "unknown setting 'policy._partial_'", "task._target_=msrnn_bench.policies.Full": "unknown setting",
     "policy=[tova,h2o]": "must be one name", "workers=0": "workers=0 must be", "experiment=null": None,
     "seed.x=3": "seed is a single value",
-    "model._convert_=none": "none of its settings",
+    "results_dir=~no_such_user/x": "is no path", f"dataset.path={'a' * 3000}": "is no path",
+    f"model.path={'a' * 3000}": "is no path", "results_dir=~": None,
+    "task.buckets=[\\n]": "written in quotes, ['\\n'", "model._convert_=none": "none of its settings",
     "documents=0.0": "documents=0.0 must be a whole number of 1 or more or null\n",
     "context=1": "context=1 must be", "\udc80=1": "no UTF-8 text",
 }  # fmt: skip
@@ -287,6 +289,15 @@ def test_the_command_that_is_shown_means_the_text(key, text, here, capfd, monkey
     assert command == "run"
     config = compose_one(understood(args, ["run"], sweeps=False))
     assert OmegaConf.select(config, key) == text
+
+
+def test_several_paths_with_m(here, capfd):
+    for several, wanted in (("~/a,~/é b", ["~/a", "~/é b"]), ("a,b", ["a", "b"])):
+        points = compose_grid(understood([f"results_dir={several}"], ["run", "-m"], sweeps=True), experiment_grid=True)
+        assert [config.results_dir for _, config in points] == wanted
+    (here / "x,y").mkdir()
+    code, said, _ = end(("-m", "results_dir=x,y"), capfd)
+    assert code == 2 and "is a file, and read as several values" in said
 
 
 def test_escapes_in_quotes(here):
@@ -410,7 +421,7 @@ def test_in_python_too(make, says):
 
 
 def test_every_line_ends_prepared_or_with_one_line(here, capfd):
-    all_end_well(lines(300), capfd)
+    all_end_well(lines(200), capfd)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 
-from msrnn_bench.errors import UsageError, shown
+from msrnn_bench.errors import UsageError, one_line, shown
 from msrnn_bench.runs.compose import GROUPS
 
 PATHS = ("path", "results_dir", "include_path", "judge_path", "repo")  # last parts of the keys whose value is a path
@@ -57,10 +57,15 @@ def quoted(text: str) -> str:
 
 def _value(key: str, raw: str, command: Any, sweeps: bool) -> str:
     path = key.rpartition(".")[2] in PATHS
+    there = path and _there(key, raw)
     if (path or key in GROUPS) and _plain(raw):
         return quoted(raw)
     override = _parsed(f"x={raw}")
     if override is None:
+        if (
+            sweeps and not there and "," in raw and not re.search(r"""[()\[\]{}'"]""", raw)
+        ):  # several values, not all of which Hydra can read
+            return ",".join(_value(key, part, command, sweeps) for part in raw.split(","))
         if re.search(r"[,\[\]{}]", raw) or raw.lstrip()[:1] in ("'", '"'):
             raise UsageError(f"{key}={shown(raw)} cannot be read; as one text it is written {command(_typed(raw, path))}")
         return quoted(raw if path else _decoded(raw))
@@ -70,7 +75,7 @@ def _value(key: str, raw: str, command: Any, sweeps: bool) -> str:
                 f"{key}={shown(raw)} has several values: add -m to measure every combination; as one text it is written "
                 f"{command(_typed(raw, path))}"
             )
-        if path and Path(raw).expanduser().exists():
+        if there:
             raise UsageError(
                 f"{key}={shown(raw)} is a file, and read as several values; as one it is {command(_typed(raw, path))}"
             )
@@ -83,7 +88,17 @@ def _value(key: str, raw: str, command: Any, sweeps: bool) -> str:
         return raw
     if re.search(r"\\[nt]", raw) and not re.search(r"""[,\[\]{}()'"]""", raw):
         return quoted(_decoded(raw))
+    if re.search(r"\\[nt]", _QUOTED.sub("", raw)):
+        raise UsageError(f"{key}={shown(raw)}: among several values a line end or a tab is written in quotes, ['\\n','\\t']")
     return _QUOTED.sub(lambda found: quoted(_decoded(found[0][1:-1])), raw)
+
+
+def _there(key: str, raw: str) -> bool:
+    """Whether it is the path of something; a `~name` that is nobody's home, and what no system takes for a path, is refused."""
+    try:
+        return [Path(part).expanduser().exists() for part in (*raw.split(","), raw)][-1]
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UsageError(f"{key}={shown(raw)} is no path ({shown(one_line(error))})") from error
 
 
 def _plain(raw: str) -> bool:
