@@ -1,6 +1,8 @@
 """A bounded multi-state RNN built from nothing of ours: the unmodified model, eager attention, one token a call, rows
 deleted from the library's own cache by each policy's rule, written out again here from the paper."""
 
+import inspect
+
 import torch
 from transformers import DynamicCache
 
@@ -34,12 +36,14 @@ def bounded_logits(model, ids, policy, k):
 @torch.no_grad()
 def _walk(model, ids, policy, k):
     cache, logits = DynamicCache(), []
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
     layers = model.config.num_hidden_layers
     positions, scores = [None] * layers, [None] * layers
     for t in range(ids.shape[1]):
         answer = model(
-            ids[:, t : t + 1], past_key_values=cache, use_cache=True, position_ids=torch.tensor([[t]]),
+            ids[:, t : t + 1], use_cache=True, position_ids=torch.tensor([[t]]),
             attention_mask=torch.ones(1, len_of(cache) + 1, dtype=torch.long), output_attentions=True,
+            **{name: cache},
         )  # fmt: skip
         logits.append(answer.logits[0, 0])
         for layer in range(layers):

@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache
 
 from msrnn_bench.errors import UsageError
 from msrnn_bench.multistate.cache import LayerReport, MultiState
+from msrnn_bench.multistate.naming import NAMES, cache_name, given_cache
 from msrnn_bench.multistate.oneshot import oneshot
 from msrnn_bench.multistate.recurrence import recurrence
 from msrnn_bench.multistate.scan import scan
@@ -85,7 +86,7 @@ class Session:
         self.engine = ENGINES[engine]
         self.documents = None if documents is None else tuple(documents)
         self.current: MultiState | None = None
-        self._signature = inspect.signature(model.forward)
+        self._signature, self._cache = inspect.signature(model.forward), cache_name(model)
         self._marks = _marks(model)
         self._no_grad = torch.no_grad()
 
@@ -132,7 +133,8 @@ class Session:
         return self._last().reports()
 
     def fork(self, rows: int = 1) -> MultiState:
-        """A copy of the states to go on from: `model(ids, past_key_values=states.fork())`; each row `rows` times."""
+        """A copy of the states to go on from: `model(ids, cache=states.fork())` (`past_key_values=`
+        before transformers 5.24); each row `rows` times."""
         return self._last().fork(rows)
 
     def _last(self) -> MultiState:
@@ -144,14 +146,15 @@ class Session:
 
     def _before_call(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
         """Give the call our states in the place of the library's cache; refuse what would be measured wrongly."""
-        given = self._signature.bind_partial(*args, **kwargs).arguments
+        renamed = {self._cache if k in NAMES and k not in self._signature.parameters else k: v for k, v in kwargs.items()}
+        given = self._signature.bind_partial(*args, **renamed).arguments
         call = {**{k: v for k, v in given.items() if k != "kwargs"}, **given.get("kwargs", {})}
         inputs = call.get("input_ids") if call.get("input_ids") is not None else call.get("inputs_embeds")
         if inputs is None:
             raise UsageError("the call has neither input_ids nor inputs_embeds")
         if call.get("output_attentions"):
             raise UsageError("output_attentions is not available inside bounded(): no T x T matrix exists; see states.layers")
-        states = self._states_for(call.get("past_key_values"))
+        states = self._states_for(given_cache(call))
         batch, new = inputs.shape[:2]
         seen = states.get_seq_length()
         window = sliding_window(self.model.config)
@@ -170,17 +173,17 @@ class Session:
         if call.get("position_ids") is None and "position_ids" in self._signature.parameters:
             call["position_ids"] = states.true_positions(inputs.device)
         self.current = states
-        return (), {**call, "past_key_values": states, "use_cache": True}
+        return (), {**call, self._cache: states, "use_cache": True}
 
     def _states_for(self, cache: Any) -> MultiState:
         if isinstance(cache, MultiState):
             if cache.rules is not self.rules:
-                raise UsageError("these states belong to another bounded() block; start without past_key_values")
+                raise UsageError("these states belong to another bounded() block; start without them")
             return cache
         if isinstance(cache, Session):
             return self._last()
         if cache is not None and not (isinstance(cache, Cache) and cache.get_seq_length() == 0):
-            raise UsageError("past_key_values holds another cache's tokens; start without it, or go on from states.fork()")
+            raise UsageError(f"{self._cache} holds another cache's tokens; start without it, or go on from states.fork()")
         return MultiState(self.rules, self.documents)
 
     def _after_call(self, *_: object) -> None:
@@ -235,7 +238,7 @@ def _check_positions(positions: Tensor | None, padding: Tensor | None, seen: lis
         if position != due and (padding is None or bool(padding[row].any())):
             raise UsageError(
                 f"position_ids begin at {position} where the states have read {due} tokens: give generate the whole text so far, "
-                "the new part behind it; without past_key_values a text begins at 0"
+                "the new part behind it; without states to go on from a text begins at 0"
             )
 
 

@@ -31,6 +31,8 @@ class LayerReport:
 class MultiState(Cache):
     """One `State` per layer. To the model it looks like a cache that has seen all tokens: positions stay true."""
 
+    _is_user_defined = True  # to `generate`: it may not read a token beyond the end and take it back (it would, on mps)
+
     def __init__(self, rules: list[Rule], documents: tuple[int, ...] | None) -> None:
         super().__init__(layers=[])
         self.rules = rules
@@ -63,7 +65,7 @@ class MultiState(Cache):
         if new > 1 and self._spoilt:
             raise UsageError(
                 f"row {self._spoilt[0]} ended before other rows of the batch, and the padding that generate fed it since has "
-                "evicted real states: start the next turn without past_key_values, or hold one conversation a batch"
+                "evicted real states: start the next turn without these states, or hold one conversation a batch"
             )
         if new > 1 or len(self._ended) != batch:
             self._ended, self._spoilt = [False] * batch, []
@@ -80,7 +82,7 @@ class MultiState(Cache):
             if int(told) != read:
                 raise UsageError(
                     f"attention_mask says that row {row} has {int(told)} tokens so far, but its states have read {read}; padding "
-                    "in the middle cannot be taken back: start without past_key_values, or hold one conversation a batch"
+                    "in the middle cannot be taken back: start without these states, or hold one conversation a batch"
                 )
 
     def true_positions(self, device: torch.device) -> Tensor | None:
@@ -159,7 +161,7 @@ class MultiState(Cache):
         raise UsageError("evicted states cannot come back: crop and assisted decoding do not work inside bounded()")
 
     def reset(self) -> None:
-        raise UsageError("start a new call without past_key_values instead of resetting the states")
+        raise UsageError("start a new call without these states instead of resetting the states")
 
     @property
     def batch_size(self) -> int:

@@ -24,6 +24,7 @@ from msrnn_bench.errors import UsageError
 from msrnn_bench.job import Job, load
 from msrnn_bench.models.sources import Loaded
 from msrnn_bench.multistate.attention import Session, bounded
+from msrnn_bench.multistate.naming import carried
 from msrnn_bench.policies import Baseline, Full
 from msrnn_bench.results.cells import Row
 
@@ -153,11 +154,11 @@ def losses(model: Any, ids: Tensor, chunk: int, states: Session, full: Session |
         part = ids[:, at : at + chunk]
         targets = ids[0, at + 1 : at + chunk + 1]
         with states:
-            logits = model(part, past_key_values=states.current).logits[0, : len(targets)]
+            logits = model(part, **carried(model, states.current)).logits[0, : len(targets)]
         reference = None
         if full is not None:
             with full:
-                reference = model(part, past_key_values=full.current).logits[0, : len(targets)]
+                reference = model(part, **carried(model, full.current)).logits[0, : len(targets)]
         for row in range(0, len(targets), PIECE):
             here = slice(row, row + PIECE)
             parts["nll"].append(_nll(logits[here], targets[here]))
