@@ -40,6 +40,7 @@ class MultiState(Cache):
         self.columns = [0] * len(rules)
         self.padding: Tensor | None = None
         self._new = 0
+        self.single = False  # a fork: for one continuation
         self._ended: list[bool] = []  # rows whose last token was an end mark
         self._spoilt: list[int] = []  # rows that were fed padding behind it
 
@@ -107,11 +108,28 @@ class MultiState(Cache):
     def fork(self, rows: int = 1) -> MultiState:
         """A copy that goes its own way: a document read once, many questions asked. `rows` repeats each row of the
         batch that often: many answers to one prompt."""
+        if not self.layers_:
+            raise UsageError(
+                "this fork was gone on from already and holds nothing: fork states.current, or fork before you go on"
+            )
         other = MultiState(self.rules, self.layers_[0].documents)
         other.layers_, other.columns = [state.fork() for state in self.layers_], list(self.columns)
         other._ended, other._spoilt = list(self._ended), list(self._spoilt)
         if rows > 1:
             other.batch_repeat_interleave(rows)
+        other.single = True
+        return other
+
+    def taken(self) -> MultiState:
+        """These states in a new place: a call that goes on from a fork has them, and the fork is empty-handed. Without this a
+        second continuation of one fork would go on from the end of the first, and nothing would show."""
+        if not self.layers_:
+            raise UsageError(
+                "this fork was gone on from already: take states.fork() again for another continuation, states.current to go on"
+            )
+        other = MultiState(self.rules, None)
+        other.layers_, self.layers_ = self.layers_, []
+        other.columns, other._ended, other._spoilt = self.columns, self._ended, self._spoilt
         return other
 
     @classmethod
@@ -178,6 +196,10 @@ class MultiState(Cache):
     @property
     def is_croppable(self) -> bool:
         return False
+
+    @property
+    def is_linear(self) -> list[bool]:
+        return [False] * len(self.layers_)
 
     @property
     def is_sliding(self) -> list[bool]:

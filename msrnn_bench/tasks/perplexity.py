@@ -25,6 +25,7 @@ from msrnn_bench.job import Job, load
 from msrnn_bench.models.sources import Loaded
 from msrnn_bench.multistate.attention import Session, bounded
 from msrnn_bench.multistate.naming import carried
+from msrnn_bench.multistate.rotation import piece_of
 from msrnn_bench.policies import Baseline, Full
 from msrnn_bench.results.cells import Row
 
@@ -147,8 +148,9 @@ def _inputs(job: Job) -> tuple[Loaded, list[Chunk]]:
 
 def losses(model: Any, ids: Tensor, chunk: int, states: Session, full: Session | None) -> dict[str, np.ndarray]:
     """Per target of ids [1, T]: nll, and against the full model kl and top1_agreement. The state is carried from one
-    forward pass to the next, so [T, vocabulary] never exists."""
+    forward pass to the next, so [T, vocabulary] never exists (but for models whose rotation needs the whole text at once)."""
     total = ids.shape[1]
+    chunk = piece_of(model.config, total, chunk)
     parts: dict[str, list[Tensor]] = {"nll": []}
     for at in range(0, total, chunk):
         part = ids[:, at : at + chunk]
