@@ -46,6 +46,7 @@ def bounded(
         raise UsageError(
             f"positions={positions!r} needs keys before rotation, which the attention interface does not give; use original"
         )
+    model = getattr(model, "_orig_mod", model)  # of torch.compile: its calls go through the model's own hooks
     return Session(model, policy, _rules(model, policy, state_size), engine, prefill, documents, guard if verify else None)
 
 

@@ -22,6 +22,7 @@ from transformers.utils import logging
 from msrnn_bench.errors import UsageError, one_line
 from msrnn_bench.multistate import probe, twin
 from msrnn_bench.multistate.naming import carried
+from msrnn_bench.multistate.rotation import forget_lengths
 from msrnn_bench.multistate.session import Session
 from msrnn_bench.multistate.support import layer_count
 from msrnn_bench.multistate.verdict import Verdict
@@ -62,15 +63,15 @@ def _key(model: PreTrainedModel) -> str:
 
 def _twins(kind: type[PreTrainedModel], config: PreTrainedConfig) -> Verdict:
     verdict = Verdict(record={"verified": "twin"})
-    for tight in (False, True):
+    limit = twin.threshold(config)
+    for tight in (False, True) if limit else (False,):
         try:
             made = made_twin(kind, config, tight=tight)
         except Exception as error:  # whatever a class of anyone's raises: then there is no twin, and that is said
             if not tight:
                 verdict.record = {"verified": "no twin", "why": one_line(error)}
             return verdict
-        limit = twin.threshold(config) if tight else 0
-        _compare(made, verdict, limit)
+        _compare(made, verdict, limit if tight else 0)
         if "whole" in verdict.limits:
             break
     return verdict
@@ -97,6 +98,7 @@ def _text(model: PreTrainedModel, rows: int = 1) -> Tensor:
 
 def own(model: PreTrainedModel, ids: Tensor, **options: Any) -> Tensor:
     """The model's own logits."""
+    forget_lengths(model)
     with torch.no_grad(), twin.Wide():
         return probe.call(model, ids, use_cache=False, **options).logits
 

@@ -51,8 +51,12 @@ class Session:
         self._marks = marks(model)
         self._running = False
         self._no_grad = torch.no_grad()
+        self._thread = 0
 
     def __enter__(self) -> Session:
+        other = _sessions.get(self.model)
+        if other is not None and other._thread != threading.get_ident():
+            raise UsageError("the model is bounded in another thread: one thread at a time, or load a second model")
         check_supported(self.model)
         if self._guard is not None:
             self.verdict = self._guard(self.model)

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
 VOCABULARY, HEADS, HEAD, WIDTH = 128, 4, 16, 64
-THRESHOLD = 12  # tokens; a tight twin's windows and scalings begin here
+THRESHOLD, FAR = 12, 64  # tokens; a tight twin's windows and scalings begin at the one, a plain twin's not before the other
 _SPECIAL = {"pad": 0, "bos": 1, "eos": 2}
 
 # The first pattern that matches a setting's whole name says what its positive whole number becomes (None: stays).
@@ -86,8 +86,6 @@ def layers(settings: dict[str, Any]) -> int:
 
 def _shrink(settings: dict[str, Any], tight: bool, depth: int) -> dict[str, Any]:
     count = next((settings[k] for k in _PER_LAYER if isinstance(settings.get(k), int)), 0)
-    rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
-    scales = isinstance(rope, dict) and rope.get("rope_type", rope.get("type")) == "dynamic"
     made: dict[str, Any] = {}
     for name, value in settings.items():
         if name == "per_layer_config" and isinstance(value, dict):
@@ -100,11 +98,18 @@ def _shrink(settings: dict[str, Any], tight: bool, depth: int) -> dict[str, Any]
             made[name] = value
         elif name.endswith(("_token_id", "_token_index")) or name in ("pad_index", "mask_index"):
             made[name] = _SPECIAL.get(name.split("_")[0], VOCABULARY - 1 - sum(map(ord, name)) % 20)
-        elif tight and (_THRESHOLDS.fullmatch(name) or (scales and name == "max_position_embeddings")):
-            made[name] = min(value, THRESHOLD) if value > 0 else value
+        elif value > 0 and _is_threshold(name, settings):
+            made[name] = min(value, THRESHOLD) if tight else max(value, FAR)
         else:
             made[name] = _shrink_number(name, value, settings, depth)
     return made
+
+
+def _is_threshold(name: str, settings: dict[str, Any]) -> bool:
+    """Whether the model does otherwise beyond that many tokens."""
+    if name == "max_position_embeddings":
+        return "dynamic" in repr(settings.get("rope_parameters") or settings.get("rope_scaling"))
+    return _THRESHOLDS.fullmatch(name) is not None
 
 
 def _shrink_number(name: str, value: int, settings: dict[str, Any], depth: int) -> int:
@@ -168,7 +173,7 @@ def _thresholds(settings: dict[str, Any]) -> list[int]:
     for name, value in settings.items():
         if isinstance(value, dict):
             found += _thresholds(value)
-        elif isinstance(value, int) and not isinstance(value, bool) and value > THRESHOLD and _THRESHOLDS.fullmatch(name):
+        elif isinstance(value, int) and not isinstance(value, bool) and value > 0 and _is_threshold(name, settings):
             found.append(value)
     return found
 

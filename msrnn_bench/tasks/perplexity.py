@@ -6,6 +6,7 @@ tokenizer adds one itself; all of it is in the rows. The loss is summed by docum
 
 from __future__ import annotations
 
+import logging
 import resource
 import sys
 import time
@@ -28,6 +29,8 @@ from msrnn_bench.multistate.naming import carried
 from msrnn_bench.multistate.rotation import piece_of
 from msrnn_bench.policies import Baseline, Full
 from msrnn_bench.results.cells import Row
+
+log = logging.getLogger(__name__)
 
 PIECE = 32  # rows of logits turned into a loss at a time: megabytes that stay in the cache, not a chunk's hundreds
 
@@ -80,6 +83,11 @@ class Perplexity:
     def rows(self, job: Job) -> Iterator[Row]:
         """Rows of all documents, in order."""
         loaded, pieces = _inputs(job)
+        if piece_of(loaded.model.config, job.context, self.chunk) > min(self.chunk, job.context):
+            log.warning(
+                "the model's rotation depends on the text's length: each is read in one call of %d tokens, not of %d",
+                job.context, self.chunk,
+            )  # fmt: skip
         job.progress.start(len(pieces) * job.context)
         columns = {**job.columns, "bos": pieces[0].bos}
         kept: dict[str, list[np.ndarray]] = {}
