@@ -238,6 +238,15 @@ def test_list_and_doctor(here, capsys):
     assert "scan = recurrence" in capsys.readouterr().out
 
 
+def test_doctor_names_versions_that_were_not_tested(monkeypatch):
+    from msrnn_bench.results import provenance
+
+    declared = ["torch<2.0", "numpy>=1", "nothing-such>=3", 'colorama; extra == "dev"']
+    monkeypatch.setattr(provenance, "requires", lambda _: declared)
+    one, two = provenance.outside()
+    assert one.startswith("torch 2.") and one.endswith("lies outside <2.0") and "nothing-such is missing" in two
+
+
 def test_a_crash_leaves_a_manifest_and_the_sweep_goes_on(here, monkeypatch, capfd):
     from msrnn_bench.tasks import perplexity
 
