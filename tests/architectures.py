@@ -207,8 +207,8 @@ def markdown(found):
         "",
         f"Every causal class of transformers {transformers.__version__}, built tiny in float64 with peaked attention,",
         "against an oracle that walks the library's own model one token at a time and deletes what the policy evicts: whole, in",
-        "pieces, in a batch padded on the left, and while it writes. `plain`: the text is shorter than the model's windows and the other",
-        "lengths at which it changes its ways; `tight`: longer. `python tests/architectures.py` writes this page.",
+        "pieces, in a batch padded on the left, and while it writes. `plain`: the text is shorter than the model's windows and",
+        "the other lengths at which it changes its ways; `tight`: longer. `python tests/architectures.py` writes this page.",
         "",
         f"{counts['exact']} exact, {counts['refused']} refused with a reason, {counts['other']} other (could not be built here),"
         f" {counts['wrong']} wrong.",
