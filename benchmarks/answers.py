@@ -1,4 +1,4 @@
-"""What README and docs/log.md say of committed answers beyond their scores, counted again from results/.
+"""What docs/results.md and docs/log.md say of committed answers beyond their scores, counted again from results/.
 
     python benchmarks/answers.py           # both; `niah` or `squality` for one
 

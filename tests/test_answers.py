@@ -10,7 +10,7 @@ import msrnn_bench as mb
 from msrnn_bench.models.sources import Loaded
 from msrnn_bench.tasks.writing.answers import Asked, Writer
 
-NEW = 40
+NEW = 24
 
 
 def asked() -> list[Asked]:

@@ -4,7 +4,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from conftest import CONFIGS, evicting, policies, shared, tiny
+from conftest import CONFIGS, GOLDEN, evicting, policies, tiny
 from transformers import AutoModelForCausalLM, DynamicCache
 
 import msrnn_bench as mb
@@ -53,8 +53,8 @@ def test_low_precision_models_run(dtype):
 @pytest.mark.parametrize("engine", ["scan", "recurrence"])
 def test_golden_tova(golden, engine):
     """The TOVA authors' own code, one token at a time, and their one-shot cut after a prompt."""
-    model = AutoModelForCausalLM.from_pretrained(shared(f"golden/{golden}"), dtype=torch.float32).eval()
-    data = np.load(shared(f"golden/tova_{golden}.npz"))
+    model = AutoModelForCausalLM.from_pretrained(GOLDEN / golden, dtype=torch.float32).eval()
+    data = np.load(GOLDEN / f"tova_{golden}.npz")
     ids = torch.tensor(data["ids"])[None]
     seen = 0
     for key in data:
@@ -78,7 +78,7 @@ def test_golden_tova(golden, engine):
 )
 def test_golden_kept_sets(name, make, engine):
     """H2O's and StreamingLLM's own cache classes: who is kept after every step, and the outputs, in float64."""
-    data = np.load(shared(f"golden/{name}_attention_seed0.npz"))
+    data = np.load(GOLDEN / f"{name}_attention_seed0.npz")
     q, k, v = (torch.tensor(data[x])[None] for x in "qkv")
     for a, b in ((8, 8), (4, 28)):
         out, state = getattr(mb, engine)(q, k, v, policy=make(a, b), state_size=a + b, trace=True)

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,9 +12,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, shared, tiny
+from conftest import ROOT, TINY_MODEL, tiny
 
+from msrnn_bench.cli import doctor
 from msrnn_bench.cli.main import main
+from msrnn_bench.errors import MachineError
+from msrnn_bench.models.sources import PackagedGguf
 from msrnn_bench.results import cells as results
 
 TINY = ["model=gpt2", "model.weights=random", "model.architecture.n_layer=2", "model.architecture.n_head=2",
@@ -103,7 +107,7 @@ def test_identity_is_content(here):
 def test_edited_weights_are_another_cell(here):
     import shutil
 
-    shutil.copytree(shared("models/stories260k"), "stories")
+    shutil.copytree(TINY_MODEL, "stories")
     given = ["run", "model=local", "dataset=text", "dataset.path=a.txt", "context=64", "tokens=64", "documents=1", "cache=8"]
     assert main([*given, "model.path=stories"]) == 0
     shutil.copytree("stories", "copy")
@@ -119,19 +123,23 @@ def test_edited_weights_are_another_cell(here):
     assert len(cells()) == 2
 
 
-def test_a_users_own_policy(here):
+def test_a_users_own_policy(here, monkeypatch):
     source = (ROOT / "docs/examples/my_policy.py").read_text()
     assert len(source.split('"""')[2].strip().splitlines()) <= 20
     Path("my_policy.py").write_text(source)
     given = ["policy._target_=my_policy.Loudest", "cache=16"]
     command = [sys.executable, "-m", "msrnn_bench.cli.main", "run", *TINY, "dataset=text", "dataset.path=a.txt", *given]
-    subprocess.run(command, check=True)
+    subprocess.run(command, check=True)  # as a user has it: found in the working folder
     (cell,) = cells()
     rows = pd.read_csv(f"results/cells/{cell}.csv")
     assert (rows["policy"] == "loudest").all() and (rows["evictions"] == 48).all()
+    monkeypatch.syspath_prepend(here)
+    for more, count in ([], 1), (["+policy.fade=0.25"], 2):  # the same file is the same cell
+        assert run(*given, *more) == 0 and len(cells()) == count
     Path("my_policy.py").write_text(source.replace("amax(dim=1, keepdim=True)", "mean(dim=1, keepdim=True)"))
-    subprocess.run([*command, "+policy.fade=0.25"], check=True)
-    assert len(cells()) == 2
+    del sys.modules["my_policy"]
+    assert run(*given) == 0 and len(cells()) == 3
+    del sys.modules["my_policy"]
 
 
 def test_both_engines_give_the_same_number(here):
@@ -180,7 +188,7 @@ def test_mistakes_are_one_line_and_write_nothing(mistake, here, capfd, monkeypat
     said = capfd.readouterr()
     lines = [line for line in said.err.splitlines() if line.startswith("msrnn-bench: ")]
     assert found == code and len(lines) == 1 and "Traceback" not in said.err, said.err
-    assert __import__("re").search(message, lines[0]), lines[0]
+    assert re.search(message, lines[0]), lines[0]
     assert not list(Path("results").rglob("*.csv")) and not list(Path("results").rglob("*.json"))
 
 
@@ -230,12 +238,23 @@ def test_help_is_quick_and_needs_no_torch():
     assert time.perf_counter() - begin < 5  # half a second on a quiet machine; the import list is what keeps it so
 
 
-def test_list_and_doctor(here, capsys):
+def test_list_and_doctor(here, capsys, monkeypatch):
+    monkeypatch.setattr(PackagedGguf, "folder", lambda self, *, weights: here)  # converting has its own tests
     assert main(["list"]) == 0
     said = capsys.readouterr().out
     assert "tova" in said and "smollm2" in said and "laptop/fig3" in said
     assert main(["doctor"]) == 0
-    assert "scan = recurrence" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert re.search(r"scan = recurrence: 1800 steps, .*: ok", said) and "smollm2 (the default) is ready" in said
+
+    def absent(self, *, weights):
+        raise MachineError("what to install")
+
+    monkeypatch.setattr(PackagedGguf, "folder", absent)
+    monkeypatch.setattr(doctor, "_self_check", lambda: (1e-3, 0.1, 6))
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr().out
+    assert "model     what to install" in said and "FAILED" in said
 
 
 def test_doctor_names_versions_that_were_not_tested(monkeypatch):

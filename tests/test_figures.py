@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from msrnn_bench import figures
 from msrnn_bench.cli.plotting import _suited
 from msrnn_bench.errors import MachineError, UsageError
-from msrnn_bench.figures import style
+from msrnn_bench.figures import _published, style
 from msrnn_bench.figures.perplexity import plot, short
 from msrnn_bench.results.summary import SUMMARY_TYPES
 
@@ -257,12 +257,11 @@ def test_one_document_has_no_band():
     assert not figure.axes[0].collections and not figure.axes[0].patches and "Bands" not in caption(figure)
 
 
-def test_a_band_of_no_width_is_explained():
-    """But not where nothing was evicted, and the difference is 0 for certain."""
-    full, wide, same = line("full", None, TOPLINE), line("tova", 64, 9.0), line("tova", 4096, TOPLINE)
-    narrow = line("tova", 64, 9.0, difference_low=9.0 - TOPLINE, difference_high=9.0 - TOPLINE)
-    said = ["not certainty" in caption(plot(table([full, point, same]))) for point in (wide, narrow)]
-    assert said == [False, True]
+def test_a_caption_says_how_its_bands_were_made():
+    points = [line("full", None, TOPLINE), line("tova", 64, 9.0, difference_interval="jackknife-t")]
+    assert "Bands: 95% intervals over documents (jackknife-t), of the difference" in caption(plot(table(points)))
+    old = table(points).drop(columns=["interval", "difference_interval"])
+    assert "Bands: 95% intervals over documents, of the difference" in caption(plot(old))
 
 
 def test_panels_share_an_axis_only_where_they_lose_little():
@@ -362,13 +361,25 @@ def count_index(figure: Figure) -> int:
     return [title(figure, panel) for panel in range(3)].index("Llama-2-7b-hf on pg19")
 
 
-def test_the_papers_own_file_overlays_every_policy_of_its_table():
-    shared = Path(os.environ.get("MSRNN_BENCH_SHARED", Path(__file__).parents[2] / "shared"))
-    if not (shared / "paper" / "numbers.csv").exists():
-        pytest.skip(f"no {shared}/paper/numbers.csv: set MSRNN_BENCH_SHARED")
-    figure = plot(table(lines()), paper=pd.read_csv(shared / "paper" / "numbers.csv"))
+def test_the_papers_own_numbers_overlay_every_policy_of_its_table():
+    figure = plot(table(lines()), paper=_published.read())
     dotted = [list(artist.get_ydata()) for artist in figure.axes[0].lines if artist.get_label() == "_paper"]
     assert sorted(dotted) == sorted(PERPLEXITY.values())
+
+
+def test_the_papers_numbers_come_with_the_package():
+    """All of them, as numbers where they are, and none of another paper."""
+    assert _published.FILE.parent == Path(figures.__file__).parent, "beside the modules, so that the wheel has it"
+    paper = _published.read()
+    assert len(paper) == 299 and paper["source"].str.startswith("arXiv 2401.06104v2 ").all()
+    assert not paper[["experiment", "model", "policy", "printed_size", "metric"]].duplicated().any()
+    assert (paper["state_size"].dtype, paper["value"].dtype) == ("Int64", "float64")
+    words = ["experiment", "model", "policy", "metric", "source", "printed_size", "printed_value"]
+    assert all(paper[name].map(type).eq(str).all() for name in words) and paper[words[:5]].ne("").all().all()
+    # What is no number is a bound, a range, words or an axis: never a result that failed to be read.
+    odd = paper.loc[paper["value"].isna(), "printed_value"]
+    assert len(odd) == 27 and odd.str.contains(r"[<>]|\d\.\.\d|\d-\d|^up to|^almost|^at least").all()
+    assert paper["value"].notna().sum() == 272 and paper.loc[paper["value"].notna(), "value"].ge(0).all()
 
 
 def test_what_cannot_be_drawn_is_said():
@@ -384,3 +395,11 @@ def test_numbers_in_marks_are_short():
     assert [short(v) for v in (9.04, 17.65, 240.17, 4812.27, 9999.4, 48123.0, 4.8e8)] == [
         "9.0", "17.6", "240", "4812", "9999", "48k", "4.8e+08",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["price_$5_to_$10", "$\\foo$", "50% & <b>"])
+def test_names_are_drawn_as_written(name, tmp_path):
+    """Two `$` are mathematics to matplotlib, and what is none ends in an exception."""
+    figure = plot(table(lines(dataset=name)))
+    assert name in title(figure, 0)
+    assert all(path.stat().st_size > 1000 for path in figures.save(figure, tmp_path / "figure"))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import policies, shared, tiny
+from conftest import GOLDEN, TINY_MODEL, policies, tiny
 from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList
 
 import msrnn_bench as mb
@@ -71,11 +71,11 @@ def near_ties(model, ids, mask, policy, k, new):
 
 @pytest.mark.parametrize("policy", ["tova", "window4", "h2o", "tova_head"])
 def test_a_real_model_in_float32_differs_only_at_near_ties(policy, capsys):
-    model = AutoModelForCausalLM.from_pretrained(shared("models/stories260k"), dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(TINY_MODEL, dtype=torch.float32).eval()
     ids, mask = prompts([40, 5, 24, 25, 63, 1, 17, 33], vocabulary=512)
     ties = near_ties(model, ids, mask, policies()[policy], 24, NEW)
     with capsys.disabled():
-        print(f"\nstories260k {policy}: {ties} of 8 rows differ first at a near-tie")
+        print(f"\ntiny model {policy}: {ties} of 8 rows differ first at a near-tie")
 
 
 @pytest.mark.slow
@@ -108,9 +108,9 @@ class Follow(LogitsProcessor):
 
 
 @pytest.mark.parametrize("golden", ["llama_seed0", "mistral_seed1"])
-def test_generate_with_a_oneshot_prompt_meets_the_authors_logits(golden):
-    model = AutoModelForCausalLM.from_pretrained(shared(f"golden/{golden}"), dtype=torch.float32).eval()
-    data = np.load(shared(f"golden/tova_{golden}.npz"))
+def test_golden_generate_with_a_oneshot_prompt_meets_the_authors_logits(golden):
+    model = AutoModelForCausalLM.from_pretrained(GOLDEN / golden, dtype=torch.float32).eval()
+    data = np.load(GOLDEN / f"tova_{golden}.npz")
     ids = torch.tensor(data["ids"])
     cases = [key for key in data if "prompt" in key]
     assert cases

@@ -11,12 +11,12 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import shared
+from conftest import BEGINNING, TINY_MODEL, sentencepiece
 
 from msrnn_bench.cli.main import main
 from msrnn_bench.errors import MachineError, UsageError
 from msrnn_bench.figures import draw
-from msrnn_bench.models.sources import Loaded, LocalModel, bytes_tokenizer
+from msrnn_bench.models.sources import Loaded, bytes_tokenizer
 from msrnn_bench.results.cells import COLUMN_TYPES, COLUMNS
 from msrnn_bench.tasks.writing import judges
 from msrnn_bench.tasks.writing.judges import (
@@ -224,9 +224,9 @@ def test_the_address_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch)
 def test_the_whole_way_with_an_endpoint(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The first pair is won, the second gets no verdict; neither address nor key is part of the cell or of any file."""
     given = [
-        "run", "task=stories", "task.prompt=Once upon a time", "task.stories=2", "task.new_tokens=40", "policy=tova", "cache=8",
+        "run", "task=stories", f"task.prompt='{BEGINNING}'", "task.stories=2", "task.new_tokens=40", "policy=tova", "cache=8",
         "task.judge=endpoint", "task.judge_model=judge-1", "task.judge_timeout=0.5", "context=512", "model=local",
-        f"model.path={shared('models/stories260k')}", f"results_dir={tmp_path}",
+        f"model.path={TINY_MODEL}", f"results_dir={tmp_path}",
     ]  # fmt: skip
     monkeypatch.setenv("MSRNN_JUDGE_URL", served.url.removesuffix("/chat/completions"))
     monkeypatch.setenv("MSRNN_JUDGE_KEY", "secret")
@@ -293,11 +293,14 @@ def test_a_model_that_chats_is_asked_in_chat(reader: Loaded):
 
 
 def test_a_letter_counts_with_and_without_its_space_where_both_are_tokens():
-    """The tokenizer of these stories has a token for " B" but none for " A"."""
-    loaded = LocalModel(path=str(shared("models/stories260k"))).load(dtype="float32", device="cpu", seed=0)
-    ids, letters = LocalJudge(loaded=loaded, prompt=PROMPT)._tokens("Answer:")
-    assert ids[0] == loaded.tokenizer.bos_token_id and loaded.tokenizer.convert_ids_to_tokens(ids)[-1] == ":"
-    assert [loaded.tokenizer.convert_ids_to_tokens(pair) for pair in letters] == [["A", "B"]]
+    """Here " B" is a token and " A" is none, so that a judge would compare a letter with a half of another."""
+    tokenizer = sentencepiece(merges=[("▁", "B")])
+    ids, letters = LocalJudge(loaded=Loaded(None, tokenizer, {"positions": None}), prompt=PROMPT)._tokens("Answer:")
+    assert ids[0] == tokenizer.bos_token_id and tokenizer.convert_ids_to_tokens(ids)[-1] == ":"
+    assert [tokenizer.convert_ids_to_tokens(pair) for pair in letters] == [["A", "B"]]
+    both = sentencepiece(merges=[("▁", "A"), ("▁", "B")])
+    _, letters = LocalJudge(loaded=Loaded(None, both, {"positions": None}), prompt=PROMPT)._tokens("Answer:")
+    assert [both.convert_ids_to_tokens(pair) for pair in letters] == [["▁A", "▁B"], ["A", "B"]]
 
 
 def test_a_byte_pair_tokenizer_has_both():

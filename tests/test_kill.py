@@ -17,9 +17,9 @@ def test_workers_give_the_same_table(tmp_path, monkeypatch, capfd):
     monkeypatch.setitem(os.environ, "PYTHONPATH", "")
     few = [*kill.SWEEP, "policy=full,tova,h2o,random"]
     monkeypatch.setattr(kill, "SWEEP", few)
-    one = kill.finish(tmp_path / "one")
+    one = kill.finish(tmp_path / "one", "8,32")
     monkeypatch.setattr(kill, "SWEEP", [*few, "workers=2"])
-    two = kill.finish(tmp_path / "two")
+    two = kill.finish(tmp_path / "two", "8,32")
     pd.testing.assert_frame_equal(two.drop(columns=kill.TIMINGS), one.drop(columns=kill.TIMINGS))
 
 

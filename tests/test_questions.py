@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT, shared
+from conftest import ROOT, TINY_MODEL
 
 from msrnn_bench.cli.main import main
 from msrnn_bench.datasets.questions import Qasper, Squality
@@ -97,12 +97,32 @@ def test_squality_reads_documents_and_what_is_asked(write):
     assert [d.name for d in Squality(path=write("b.jsonl", unnamed, unnamed)).documents()] == ["0000", "0001"]
 
 
-def test_the_real_development_set():
-    dataset = Squality(path=str(shared("data/squality/dev.jsonl")))
+def test_a_development_set_of_the_released_shape(write):
+    """All fields that a record of SQuALITY v1.3 has: 5 questions a story, 4 responses each, the same first question."""
+
+    def released(number: int) -> dict:
+        questions = [
+            {
+                "question_text": "What is the plot of the story?" if n == 1 else f"Who is person {n} of story {number}?",
+                "question_number": n,
+                "responses": [
+                    {"worker_id": str(w), "uid": f"{number:04x}{n}{w}", "response_text": f"It is {w}, in {number}.\nSo."}
+                    for w in range(4)
+                ],
+            }
+            for n in range(1, 6)
+        ]
+        metadata = {"passage_id": str(60_000 + number), "uid": f"{number:032x}", "license": "This eBook is for “anyone”."}
+        document = f"The Ship {number}\n \n\n By A. WRITER, JR.\n \n \n " + 'She said —"Stand by!"\n \n ' * 900
+        return {"metadata": metadata, "document": document, "questions": questions}
+
+    dataset = Squality(path=write("dev.jsonl", *map(released, range(25, 0, -1))))
     examples = dataset.examples()
     assert len(dataset.documents()) == 25 and len(examples) == 125 and {len(e.references) for e in examples} == {4}
-    assert examples[0].id == "63833/1" and examples[0].question == "What is the plot of the story?"
-    assert examples[5].document == "63392" and len({e.id for e in examples}) == 125
+    assert examples[0].id == "60025/1" and examples[0].question == "What is the plot of the story?"
+    assert examples[5].document == "60024" and len({e.id for e in examples}) == 125
+    assert examples[-1].references == tuple(f"It is {w}, in 1.\nSo." for w in range(4))
+    assert examples[-1].text == released(1)["document"] and dataset.manifest()["questions"] == 125
 
 
 def test_identity_covers_questions_and_references(write):
@@ -215,12 +235,14 @@ def test_rouge_by_hand():
     said, near = "the cat sat on the mat", "The cat lay on the mat."
     scores = rouge(said, [near])  # 5 of 6 words, 3 of 5 pairs, 5 of 6 in order
     assert scores == pytest.approx(
-        {"rouge1": 500 / 6, "rouge2": 60, "rougeL": 500 / 6, "rouge": (500 / 6 * 60 * 500 / 6) ** (1 / 3)}
+        {"rouge1": 500 / 6, "rouge2": 60, "rougeL": 500 / 6, "rouge_per_answer": (500 / 6 * 60 * 500 / 6) ** (1 / 3)}
     )
     backwards = "mat the on sat cat the"  # every word, no pair, 3 of 6 in order
-    assert rouge(said, [backwards]) == pytest.approx({"rouge1": 100, "rouge2": 0, "rougeL": 50, "rouge": 0})
+    assert rouge(said, [backwards]) == pytest.approx({"rouge1": 100, "rouge2": 0, "rougeL": 50, "rouge_per_answer": 0})
     best = rouge(said, [near, backwards])  # each from the reference it is largest for
-    assert best == pytest.approx({"rouge1": 100, "rouge2": 60, "rougeL": 500 / 6, "rouge": (100 * 60 * 500 / 6) ** (1 / 3)})
+    assert best == pytest.approx(
+        {"rouge1": 100, "rouge2": 60, "rougeL": 500 / 6, "rouge_per_answer": (100 * 60 * 500 / 6) ** (1 / 3)}
+    )
     assert set(rouge("", [near]).values()) == {0.0} and list(rouge(near, [near]).values()) == pytest.approx([100] * 4)
     assert rouge("cats", ["cat"])["rouge1"] == 0 and rouge("running", ["run"], stemmer=True)["rouge1"] == 100
 
@@ -244,7 +266,7 @@ def test_rouge_agrees_with_the_package_and_with_counting(stemmer):
         scores = rouge(said, references, stemmer=stemmer)
         theirs = {kind: 100 * score.fmeasure for kind, score in scorer.score_multi(references, said).items()}
         assert {kind: scores[kind] for kind in theirs} == pytest.approx(theirs)
-        assert scores["rouge"] ** 3 == pytest.approx(theirs["rouge1"] * theirs["rouge2"] * theirs["rougeL"])
+        assert scores["rouge_per_answer"] ** 3 == pytest.approx(theirs["rouge1"] * theirs["rouge2"] * theirs["rougeL"])
         if not stemmer:
             assert scores["rouge1"] == pytest.approx(max(counted(said, reference, 1) for reference in references))
             assert scores["rouge2"] == pytest.approx(max(counted(said, reference, 2) for reference in references))
@@ -283,8 +305,14 @@ def here(tmp_path, monkeypatch, write):
 
 
 def run(*overrides, task="squality", path="two.jsonl"):
-    model = str(shared("models/stories260k"))
-    given = [f"task={task}", f"dataset.path={path}", "model=local", f"model.path={model}", "context=512", "task.new_tokens=6"]
+    given = [
+        f"task={task}",
+        f"dataset.path={path}",
+        "model=local",
+        f"model.path={TINY_MODEL}",
+        "context=512",
+        "task.new_tokens=6",
+    ]
     return main(["run", *given, "cache=150", *overrides])
 
 
@@ -301,8 +329,8 @@ def test_two_stories_end_to_end(here, policy, prefill):
     rows, summary = pd.read_csv("results/tidy.csv"), pd.read_csv("results/summary.csv").set_index("metric")
     records = predictions()
     assert set(records) == {"s1/1", "s1/2", "s2/1", "s2/2"}
-    assert set(rows["metric"]) == {"rouge", "rouge1", "rouge2", "rougeL"} and len(rows) == 4 * 4
-    assert list(summary["documents"]) == [2] * 4 and list(summary["count"]) == [4] * 4
+    assert set(rows["metric"]) == {"rouge_per_answer", "rouge1", "rouge2", "rougeL"} and len(rows) == 4 * 4
+    assert list(summary["documents"]) == [2] * 5 and list(summary["count"]) == [4] * 5  # and `rouge`, of the means
     assert set(rows["template"]) == {"plain"} and set(rows["task"]) == {"squality"} and rows["bos"].all()
     for metric, line in summary.iterrows():
         assert line["value"] == pytest.approx(sum(r["scores"][metric] for r in records.values()) / 4, abs=1e-4)
@@ -378,7 +406,7 @@ def test_the_documents_end_is_cut_and_the_instruction_stays(here, monkeypatch):
 
     calls = captured(monkeypatch)
     assert run("policy=baseline") == 0 and run("policy=tova", "documents=1") == 0
-    tokenizer = AutoTokenizer.from_pretrained(shared("models/stories260k"))
+    tokenizer = AutoTokenizer.from_pretrained(TINY_MODEL)
     for ids, room in zip((calls[0][0].ids, calls[-1][0].ids), (150, 506), strict=True):
         text = tokenizer.decode(ids, skip_special_tokens=True)
         assert len(ids) == room and ids[0] == tokenizer.bos_token_id
@@ -406,7 +434,9 @@ def test_answers_are_scored_as_they_were_given(here, monkeypatch):
     monkeypatch.setattr(Writer, "answers", lambda self, asked: [replace(a, text=next(said)) for a in answers(self, asked)])
     assert run("task.questions=null") == 0 and main(["collect", "results_dir=results"]) == 0
     summary = pd.read_csv("results/summary.csv").set_index("metric")
-    assert summary["value"].to_dict() == {"rouge": 25, "rouge1": 75, "rouge2": 25, "rougeL": 75}  # one word has no pair
+    assert summary["value"].to_dict() == pytest.approx(
+        {"rouge1": 75, "rouge2": 25, "rougeL": 75, "rouge_per_answer": 25, "rouge": (75 * 25 * 75) ** (1 / 3)}
+    )  # one word has no pair
     assert [round(r["scores"]["rouge1"]) for r in predictions().values()][::3] == [100, 100]
 
 
@@ -449,11 +479,7 @@ def test_the_yaml_says_what_the_class_does_and_the_command_line_wins(name, capfd
     ],
 )
 def test_what_cannot_be_asked_is_said_in_one_line(here, capsys, overrides, says):
-    path = (
-        []
-        if "dataset=pydocs" not in overrides
-        else ["task=squality", "model=local", f"model.path={shared('models/stories260k')}"]
-    )
+    path = [] if "dataset=pydocs" not in overrides else ["task=squality", "model=local", f"model.path={TINY_MODEL}"]
     code = main(["run", *path, "context=512", *overrides]) if path else run(*overrides)
     error = capsys.readouterr().err.strip().splitlines()
     assert code == 2 and says in error[-1] and error[-1].startswith("msrnn-bench: ")

@@ -1,7 +1,6 @@
-"""README's code is run, its tree is true."""
+"""README's code is run."""
 
 import re
-from pathlib import Path
 
 import torch
 from conftest import ROOT, tiny
@@ -28,12 +27,3 @@ def test_the_policy_example_is_the_tested_one():
     kept = (ROOT / "docs/examples/my_policy.py").read_text()
     assert "attention.amax(dim=1, keepdim=True) + self.fade * previous" in code
     assert "attention.amax(dim=1, keepdim=True) + self.fade * previous" in kept
-
-
-def test_the_tree_names_every_file():
-    tree = README[README.index("## The tree") : README.index("## Limits")]
-    for path in [*(ROOT / "msrnn_bench").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]:
-        if path.name != "__init__.py":
-            assert re.search(rf"\b{re.escape(path.name)}\b", tree), f"README's tree lacks {path.relative_to(ROOT)}"
-    for name in re.findall(r"^\s*([a-z_]+\.py)\b", tree, flags=re.M):
-        assert list(Path(ROOT).glob(f"*/**/{name}")), f"README's tree has {name}, which does not exist"

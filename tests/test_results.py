@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from msrnn_bench.errors import MachineError, UsageError
 from msrnn_bench.results.cells import (
@@ -77,10 +78,10 @@ def test_rows_survive_the_disk_exactly(tmp_path: Path):
     numpy = replace(FULL, document="c", total=np.float64(1 / 3))
     cell = put(tmp_path, "one", [odd, missing, numpy])
     rows, failures = read_cells(tmp_path)
-    assert failures == [] and tuple(rows.columns) == COLUMNS and len(rows) == 3
+    assert failures == [] and tuple(rows.columns) == (*COLUMNS, "variant") and len(rows) == 3
     for found, row in zip(rows.to_dict("records"), [odd, missing, numpy], strict=True):
         for column, value in found.items():
-            wanted = cell.id if column == "cell" else getattr(row, column)
+            wanted = cell.id if column == "cell" else getattr(row, column, None)  # `variant` is no field of a row
             assert pd.isna(value) if wanted is None else value == wanted, column
     assert "nan" not in cell.csv.read_text() and "None" not in cell.csv.read_text()
     assert json.loads(cell.manifest.read_text())["status"] == "ok"
@@ -198,8 +199,10 @@ def test_perplexity_sums_buckets_and_documents_before_it_divides(tmp_path: Path)
     assert nll["value"] == pytest.approx(math.exp(18 / 10))
     assert (nll["documents"], nll["count"], nll["evictions"], nll["max_states"]) == (2, 10, 24, 8)
     assert nll["tokens_per_second"] == 96.0
-    # resampling two documents gives aa, ab (twice), bb: quarter, half, quarter
-    assert nll["low"] == pytest.approx(math.exp(1.0)) and nll["high"] == pytest.approx(math.exp(2.0))
+    # leaving out one of two: 1 and 2 nats, so an error of half a nat; documents of 8 and 2 tokens weigh as 100/68 alike ones
+    half = stats.t.ppf(0.975, 100 / 68 - 1) * 0.5
+    assert nll["low"] == pytest.approx(math.exp(1.8 - half)) and nll["high"] == pytest.approx(math.exp(1.8 + half))
+    assert nll["interval"] == "jackknife-t"
     assert kl["value"] == 0.25 and kl["documents"] == 1 and pd.isna(kl["low"]) and pd.isna(kl["high"])
     assert nll[["topline", "difference", "difference_low"]].isna().all()  # nothing to compare with: empty, not 0
 
@@ -213,8 +216,10 @@ def test_difference_is_paired_over_the_same_documents(tmp_path: Path):
     assert tova["value"] == pytest.approx(math.exp(2.5))
     assert tova["topline"] == pytest.approx(math.exp(2.0)) and full["value"] == pytest.approx(math.exp(13 / 3))
     assert tova["difference"] == pytest.approx(math.exp(2.5) - math.exp(2.0))
-    assert tova["difference_low"] == pytest.approx(math.exp(1.5) - math.exp(1.0))
-    assert tova["difference_high"] == pytest.approx(math.exp(3.5) - math.exp(3.0))
+    # leaving out one of two: exp(1.5) - exp(1) and exp(3.5) - exp(3)
+    half = stats.t.ppf(0.975, 1) * 0.5 * ((math.exp(3.5) - math.exp(3)) - (math.exp(1.5) - math.exp(1)))
+    assert tova["difference_low"] == pytest.approx(math.exp(2.5) - math.exp(2.0) - half)
+    assert tova["difference_high"] == pytest.approx(math.exp(2.5) - math.exp(2.0) + half)
     assert full["difference"] == full["difference_low"] == full["difference_high"] == 0
 
 
@@ -270,9 +275,11 @@ def test_stories_are_paired_by_seed_however_long_they_are(tmp_path: Path):
     put(tmp_path, "tova", sums(tova, a=(40.0, 20), b=(30.0, 10)))
     ours = line(collect(tmp_path)[1], "tova")
     assert ours["difference"] == pytest.approx(math.exp(70 / 30) - math.exp(50 / 30))
-    # resampling two seeds gives aa, ab (twice), bb: each the difference of the same seeds' values
-    assert ours["difference_low"] == pytest.approx(math.exp(2) - math.exp(1))
-    assert ours["difference_high"] == pytest.approx(math.exp(3) - math.exp(2))
+    # leaving out one of two seeds: the difference of the same seed's values, exp(2) - exp(1) and exp(3) - exp(2)
+    error = 0.5 * ((math.exp(3) - math.exp(2)) - (math.exp(2) - math.exp(1)))
+    half = stats.t.ppf(0.975, 1 / max((2 / 3) ** 2 + (1 / 3) ** 2, 0) - 1) * error
+    assert ours["difference_low"] == pytest.approx(ours["difference"] - half)
+    assert ours["difference_high"] == pytest.approx(ours["difference"] + half)
     put(tmp_path, "h2o", sums(replace(tova, policy="h2o", memory=1.0), a=(40.0, 20), unwritten=(30.0, 10)))
     assert pd.isna(line(collect(tmp_path)[1], "h2o")["difference"])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import shared
+from conftest import TINY_MODEL, sentencepiece
 
 from msrnn_bench import figures
 from msrnn_bench.cli.main import main
@@ -42,14 +42,15 @@ def tokenizer(name):
     """Bytes; merges of whole words as in GPT-2; the sentencepiece kind, which puts a space before a text."""
     if name == "bytes":
         return bytes_tokenizer()
-    if name == "sentencepiece":
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(shared("models/stories260k"))
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     core = Tokenizer(models.BPE())
+    if name == "sentencepiece":  # which has no token for the end of a line, but its byte
+        core.pre_tokenizer = pre_tokenizers.Metaspace()
+        lines = [line for text in TEXTS.values() for line in text()[:20_000].splitlines()]
+        core.train_from_iterator(lines, trainers.BpeTrainer(vocab_size=300, show_progress=False))
+        return sentencepiece(json.loads(core.to_str())["model"]["merges"])
     core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     letters = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=700, initial_alphabet=letters, show_progress=False, special_tokens=["<end>"])
@@ -179,8 +180,7 @@ def test_examples_take_different_parts_and_documents_are_joined():
 
 
 def composed(*overrides):
-    shared("models/stories260k")
-    given = ["task=retrieval", "model=local", f"model.path={shared('models/stories260k')}", "context=512", "task.examples=2"]
+    given = ["task=retrieval", "model=local", f"model.path={TINY_MODEL}", "context=512", "task.examples=2"]
     config = compose_one([*given, "policy=full", "task.lengths=[200,300]", "task.depths=[0,0.5,1]", *overrides])
     return prepare(config, [], Silent(), {})
 
@@ -275,7 +275,7 @@ def test_a_shared_reading_answers_as_a_reading_anew(kind, policy, tmp_path, monk
 
 
 def run(tmp_path, *overrides, command="run"):
-    given = ["task=retrieval", "model=local", f"model.path={shared('models/stories260k')}", "context=512", "task.examples=2",
+    given = ["task=retrieval", "model=local", f"model.path={TINY_MODEL}", "context=512", "task.examples=2",
              "task.lengths=[120,200]", "task.depths=[0,0.5,1]", "task.new_tokens=6", "task.prompt='{document} {question}'",
              f"results_dir={tmp_path}"]  # fmt: skip
     return main([command, *given, *overrides])

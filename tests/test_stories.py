@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import Letters, job, shared, tiny
+from conftest import BEGINNING, TINY_MODEL, Letters, job, tiny
 from matplotlib.colors import to_hex
-from transformers import LogitsProcessor
+from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor
 
 import msrnn_bench as mb
 from msrnn_bench.cli.main import main
@@ -122,8 +122,8 @@ def test_the_models_own_generation_settings_play_no_part(monkeypatch: pytest.Mon
 
 
 def test_a_mark_of_beginning_ends_a_story():
-    """The small model was trained to end a story by beginning the next."""
-    loaded = LocalModel(path=str(shared("models/stories260k"))).load(dtype="float32", device="cpu", seed=0)
+    """As it does for a model that was trained to end a story by beginning the next."""
+    loaded = LocalModel(path=str(TINY_MODEL)).load(dtype="float32", device="cpu", seed=0)
     begin = loaded.tokenizer.bos_token_id
 
     class AfterFive(LogitsProcessor):
@@ -182,7 +182,7 @@ def test_identity_is_what_can_change_a_number(tmp_path: Path):
     assert judged != plain and task(judge="endpoint", judge_model="one", judge_timeout=1, batch=2).settings() == judged
     for change in ({"judge_model": "two"}, {"judge_prompt": "{first}{second}"}, {"judge_temperature": None}):
         assert task(**{"judge": "endpoint", "judge_model": "one", **change}).settings() != judged
-    folder = shared("models/stories260k")
+    folder = TINY_MODEL
     (tmp_path / "link").symlink_to(folder)
     local = task(judge="local", judge_path=str(folder)).settings()
     assert local == task(judge="local", judge_path=str(tmp_path / "link")).settings() and str(folder) not in json.dumps(local)
@@ -195,12 +195,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+K = 16  # a few tokens more than the prompt has, so that every story soon feels it
+
+
 def run(*overrides: str, folder: str = "results") -> int:
-    """Six stories of the small model, in two batches, k=32."""
+    """Six stories of the small model, in two batches."""
     given = [
-        "run", "task=stories", "task.prompt=Once upon a time", "task.stories=6", "task.new_tokens=64", "task.batch=4",
-        "task.judge_prompt='{first} | {second} |'", "model=local", f"model.path={shared('models/stories260k')}", "context=512",
-        "cache=32", f"results_dir={folder}",
+        "run", "task=stories", f"task.prompt='{BEGINNING}'", "task.stories=6", "task.new_tokens=64", "task.batch=4",
+        "task.judge_prompt='{first} | {second} |'", "model=local", f"model.path={TINY_MODEL}", "context=512",
+        f"cache={K}", f"results_dir={folder}",
     ]  # fmt: skip
     return main([*given, *overrides])
 
@@ -244,15 +247,25 @@ def begin(measured: Path, keep: str) -> None:
     Path("results/cells", journal.name).write_text("".join(lines))
 
 
+def plain_loss(tokens: list[int]) -> float:
+    """Of these tokens behind the prompt, in one plain pass of the model."""
+    ids = [*AutoTokenizer.from_pretrained(TINY_MODEL)(BEGINNING)["input_ids"], *tokens]
+    model = AutoModelForCausalLM.from_pretrained(TINY_MODEL, dtype=torch.float32).eval()
+    with torch.no_grad():
+        logits = model(torch.tensor([ids])).logits[0, -len(tokens) - 1 : -1]
+    return float(torch.nn.functional.cross_entropy(logits, torch.tensor(tokens), reduction="sum"))
+
+
 def test_the_whole_way(measured: Path, here: Path):
     shutil.copytree(measured / "with", "results")
     assert main(["collect"]) == 0
     records = journals()
     keys = [f"{n:04d}" for n in range(6)]
     assert list(records["full"]) == keys and list(records["tova"]) == [*keys, *(f"pair/{key}" for key in keys)]
-    rows = table()
+    rows, parted, prompt = table(), 0, len(AutoTokenizer.from_pretrained(TINY_MODEL)(BEGINNING)["input_ids"])
+    assert 4 < prompt < K
     assert set(rows.index.get_level_values("metric")) == {"length", "distinct", "ended", "nll", "win", "tie", "loss"}
-    assert rows["template"].eq("plain").all() and rows["bos"].all() and rows["bucket_start"].eq(5).all()
+    assert rows["template"].eq("plain").all() and rows["bos"].all() and rows["bucket_start"].eq(prompt).all()
     for key in keys:
         tokens = records["tova"][key]["answer"]["tokens"]
         own = rows.loc["tova"].xs(key, level="document")
@@ -260,15 +273,25 @@ def test_the_whole_way(measured: Path, here: Path):
         assert own.loc["distinct", ["total", "count"]].tolist() == [len(set(tokens)), len(tokens)]
         assert own.loc["nll", "count"] == len(tokens) and own.loc["nll", "total"] > 0
         assert own.loc["ended", "total"] == (len(tokens) < 64 or tokens[-1] in (1, 2))
-        assert own["evictions"].eq(max(0, 5 + len(tokens) - 1 - 32)).all() and own["max_states"].eq(32).all()
+        assert own["evictions"].eq(prompt + len(tokens) - 1 - K).all() and own["max_states"].eq(K).all()
+        assert own.loc["nll", "total"] == pytest.approx(plain_loss(tokens), rel=1e-4)
         pair = records["tova"][f"pair/{key}"]
-        assert pair["status"] == "ok" and len(pair["verdicts"]) == 2
-        assert own.loc[["win", "tie", "loss"], "total"].sum() == 1 and own.loc[pair["outcome"], "total"] == 1
-        assert records["full"][key]["answer"]["tokens"][:27] == tokens[:27]  # a pair parts when the first state leaves
-        assert records["full"][key]["text"] != records["tova"][key]["text"]
+        if records["full"][key]["text"] == records["tova"][key]["text"]:  # so short that k did not matter
+            assert pair["status"] == "identical" and own.loc[["win", "tie", "loss"], "total"].isna().all()
+        else:
+            parted += 1
+            assert pair["status"] == "ok" and len(pair["verdicts"]) == 2
+            assert own.loc[["win", "tie", "loss"], "total"].sum() == 1 and own.loc[pair["outcome"], "total"] == 1
+        assert (
+            records["full"][key]["answer"]["tokens"][: K - prompt] == tokens[: K - prompt]
+        )  # a pair parts when the first state leaves
+    assert parted >= 3
     summary = pd.read_csv("results/summary.csv").set_index(["policy", "metric"])
     assert summary.loc[("tova", "length"), "topline"] == summary.loc[("full", "length"), "value"]
-    assert summary.loc[("tova", "nll"), "value"] > summary.loc[("full", "nll"), "value"] > 1
+    for policy in ("full", "tova"):
+        written = [record["answer"]["tokens"] for key, record in records[policy].items() if "/" not in key]
+        wanted = math.exp(sum(map(plain_loss, written)) / sum(map(len, written)))
+        assert summary.loc[(policy, "nll"), "value"] == pytest.approx(wanted, rel=1e-4) and wanted > 1
     assert main(["plot", "figure=stories"]) == 0 and main(["plot", "figure=judged"]) == 0
     assert Path("results/stories.png").stat().st_size > 10_000 and Path("results/judged.pdf").is_file()
 
@@ -329,7 +352,8 @@ def test_what_was_unjudged_is_asked_again(
     monkeypatch.setattr(stories, "compare", flaky)
     assert run("policy=tova", "task.judge=local") == 1
     assert run("policy=tova", "task.judge=local") == 0
-    assert len(calls) == 6 + 2 and table()["status"].eq("ok").all() and not caplog.messages
+    assert len(calls) == 6 + 2 and not caplog.messages
+    same(table(), table(measured / "alone"))
 
 
 def test_what_nobody_judged_is_missing(

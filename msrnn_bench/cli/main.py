@@ -18,6 +18,7 @@ msrnn-bench: transformers as bounded multi-state RNNs (arXiv 2401.06104), measur
   msrnn-bench collect                               tables from the finished cells: tidy.csv, summary.csv, on the screen
   msrnn-bench plot                                  the figures from them (figure=NAME for one)
   msrnn-bench list                                  models, datasets, policies, tasks, experiments to choose from
+  msrnn-bench convert FOLDER OUT                    pickled weights (pytorch_model*.bin) to safetensors, all or nothing
   msrnn-bench lm-eval run --model msrnn ...         lm-eval's own command line, which knows bounded models as `msrnn`
   msrnn-bench doctor                                versions, devices, what works here; a 5-second self-check
 
@@ -169,6 +170,17 @@ def _doctor(args: list[str]) -> int:
     return doctor.main()
 
 
+def _convert(args: list[str]) -> int:
+    if len(args) != 2:
+        raise UsageError(f"convert takes two folders, got {len(args)}: msrnn-bench convert FOLDER OUT")
+    from pathlib import Path
+
+    from msrnn_bench.models.convert import convert
+
+    print(convert(Path(args[0]).expanduser(), Path(args[1]).expanduser()))
+    return 0
+
+
 def _lm_eval(args: list[str]) -> int:
     from msrnn_bench.cli import lm_eval
 
@@ -189,7 +201,8 @@ def _options(command: str, args: list[str]) -> argparse.Namespace:
 
 
 COMMANDS = {
-    "run": _run, "sweep": _sweep, "collect": _collect, "plot": _plot, "list": _list, "doctor": _doctor, "lm-eval": _lm_eval,
+    "run": _run, "sweep": _sweep, "collect": _collect, "plot": _plot, "list": _list, "doctor": _doctor,
+    "convert": _convert, "lm-eval": _lm_eval,
 }  # fmt: skip
 
 

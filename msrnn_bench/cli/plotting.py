@@ -10,8 +10,7 @@ import pandas as pd
 
 from msrnn_bench import figures
 from msrnn_bench.errors import UsageError
-from msrnn_bench.results.cells import COLUMN_TYPES
-from msrnn_bench.results.summary import SUMMARY_TYPES, collect
+from msrnn_bench.results.summary import SUMMARY_TYPES, TIDY_TYPES, collect
 
 # What a reader must know of a model wherever its numbers are shown.
 NOTES = {"smollm2": "smollm2 is SmolLM2-135M-Instruct: instruction-tuned, quantised to 4 bits (Q4_1)."}
@@ -66,7 +65,7 @@ def _tables(folder: Path, which: str) -> pd.DataFrame:
         return rows if which == "tidy" else summary
     if not (folder / f"{which}.csv").is_file():
         raise UsageError(f"{folder} has no results: run `msrnn-bench run` or `msrnn-bench sweep` first")
-    types = {name: kind for name, (kind, _) in COLUMN_TYPES.items()} if which == "tidy" else SUMMARY_TYPES
+    types = TIDY_TYPES if which == "tidy" else SUMMARY_TYPES
     return _table(folder / f"{which}.csv").reindex(columns=list(types)).astype(types)
 
 

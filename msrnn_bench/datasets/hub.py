@@ -3,6 +3,7 @@
 Knows nothing of what is in the rows. Without a network every function fails at once and names the local alternative.
 """
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,14 @@ def hub_commit(repo: str, revision: str) -> str | None:
         ) from error
 
 
+_loaded: dict[tuple[str, str], str] = {}  # (repo, revision) -> the commit that was really read, where it can be told
+
+
+def read_commit(repo: str, revision: str) -> str | None:
+    """The commit behind what was read, for the manifest: the hub's word, or where it was not asked the local cache's."""
+    return hub_commit(repo, revision) or _loaded.get((repo, revision))
+
+
 def hub_rows(repo: str, folder: Path | None, config: str | None, split: str, revision: str) -> Any:
     """One split of a hub dataset, or of a local folder of the same shape."""
     commit = None if folder else hub_commit(repo, revision)
@@ -43,10 +52,29 @@ def hub_rows(repo: str, folder: Path | None, config: str | None, split: str, rev
     try:
         if folder:
             return load_dataset(str(folder), name=config, split=split)
-        return load_dataset(repo, name=config, split=split, revision=commit or revision)
+        rows = load_dataset(repo, name=config, split=split, revision=commit or revision)
     except (FileNotFoundError, ValueError, RuntimeError, DatasetsError) as error:
         raise UsageError(f"dataset {repo} (config {config}, split {split}): {one_line(error)}") from error
     except OSError as error:
         raise MachineError(
             f"dataset {repo} cannot be had here ({one_line(error)}); take local text: dataset=text dataset.path=FOLDER"
         ) from error
+    _check_commit(rows, repo, revision, commit)
+    return rows
+
+
+def _check_commit(rows: Any, repo: str, revision: str, asked: str | None) -> None:
+    """Offline `datasets` takes the latest copy that it has, whatever was asked for: a pin must hold all the same. The copy
+    lies in a folder named after its commit."""
+    folders = {Path(file["filename"]).parent.name for file in rows.cache_files}
+    commits = {name for name in folders if re.fullmatch("[0-9a-f]{40}", name)}
+    if len(commits) != 1:
+        return
+    (commit,) = commits
+    _loaded[repo, revision] = commit
+    pinned = asked or (revision if re.fullmatch("[0-9a-f]{40}", revision) else None)
+    if pinned and pinned != commit:
+        raise MachineError(
+            f"dataset {repo} is wanted at commit {pinned}, but the local cache holds {commit} only: connect to the hub once, or "
+            f"take what is there with dataset.revision={commit}"
+        )

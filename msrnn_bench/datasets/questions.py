@@ -91,7 +91,7 @@ class Questions(Dataset):
             decoded = reading.read_file(file, "auto") if file.is_file() else None
             found = {} if decoded is None else {"encoding": decoded.encoding, "found": decoded.found}
             return {"file": file.name, **found}
-        commit = hub.hub_commit(self.repo or "", self.revision)
+        commit = hub.read_commit(self.repo or "", self.revision)
         return {"repo": self.repo, "split": self.split, "commit": commit}
 
     def records(self) -> Iterator[tuple[dict[str, Any], str]]:

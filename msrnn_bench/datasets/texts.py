@@ -129,8 +129,16 @@ class Nothing(Dataset):
         raise UsageError("dataset=none holds no text: choose another for this task (see msrnn-bench list dataset)")
         yield  # an iterator, as every dataset's
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, plain in (("start", 0), ("skip", 0), ("pack", False)):
+            if getattr(self, name) != plain:
+                raise UsageError(
+                    f"dataset.{name}={getattr(self, name)} cuts text, and this dataset has none: leave it {str(plain).lower()}"
+                )
+
     def fingerprint(self, limit: int | None = None) -> str:
-        return "none"
+        return "none" if self.bos == "auto" else f"none, bos={self.bos}"  # a task's own text begins as it says
 
     def manifest(self, limit: int | None = None) -> dict[str, Any]:
         return {"name": self.name}
@@ -271,5 +279,5 @@ class Hub(Dataset):
         return reading.stamp(sorted(folder.rglob("*"))) if folder else ()
 
     def source(self) -> dict[str, Any]:
-        commit = None if self._local() else hub.hub_commit(self.repo or "", self.revision)
+        commit = None if self._local() else hub.read_commit(self.repo or "", self.revision)
         return {"repo": self.repo, "config": self.config, "split": self.split, "field": self.field, "commit": commit}

@@ -163,10 +163,15 @@ def bands(panels: list[Panel], quantity: str) -> list[str]:
     """What the bands are intervals of."""
     if not any(panel.banded for panel in panels):
         return []
-    paired = "of the difference to the topline (horizontal band: of the topline itself)"
-    kind = paired if all(panel.paired for panel in panels) else f"of the {quantity}"
-    agreed = " Of no width where all documents agree, which is not certainty." if any(panel.agreed for panel in panels) else ""
-    return [f"Bands: 95% bootstrap intervals over documents, {kind}.{agreed}"]
+    paired = all(panel.paired for panel in panels)
+    kind = "of the difference to the topline (horizontal band: of the topline itself)" if paired else f"of the {quantity}"
+    return [f"Bands: 95% intervals over documents{by_method(panels, paired)}, {kind}."]
+
+
+def by_method(panels: list[Panel], paired: bool) -> str:
+    """How the intervals were made, in brackets; nothing where a table of an earlier version does not say."""
+    methods = sorted(set().union(*(panel.methods(paired) for panel in panels)))
+    return f" ({' and '.join(methods)})" if methods else ""
 
 
 def failures(failed: int) -> list[str]:

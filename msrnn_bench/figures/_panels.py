@@ -13,12 +13,13 @@ import pandas as pd
 from msrnn_bench.errors import UsageError
 
 _NUMBERS = ["cache", "value", "low", "high", "topline", "difference", "difference_low", "difference_high", "count"]
-SHARED = ("task", "model", "dataset", "weights", "context", "bos", "dtype", "positions", "seed", "template")
+SHARED = ("task", "model", "dataset", "weights", "context", "bos", "dtype", "positions", "seed", "template", "variant")
 _VARIANTS = ["memory", "first", "recent", "per", "seed", "engine", "prefill"]
 _NEEDED = {*_NUMBERS, *SHARED, *_VARIANTS, "subtask", "policy", "metric", "documents", "status", "cell"}
 _WHERE = ["task", "model", "dataset"]
 _SAID = {  # how a title says what parts its panel from others; the rest by name and value
     "dtype": "{}", "task": "{}", "subtask": "{}", "length": "{:,} tokens", "template": "{} prompt", "prefill": "{}",
+    "variant": "{}",
 }  # fmt: skip
 
 
@@ -42,11 +43,10 @@ class Panel:
     def banded(self) -> bool:
         return any(points["bottom"].notna().any() for points in self.lines.values())
 
-    @property
-    def agreed(self) -> bool:
-        """Whether some band has no width beside the topline: documents that all agree, resampled, have nothing to vary."""
-        full = None if self.topline is None else self.topline["value"]
-        return any(((p["top"] == p["bottom"]) & (p["value"] != full)).any() for p in self.lines.values())
+    def methods(self, paired: bool) -> set[str]:
+        """How the intervals were made: of the differences, or of the values themselves."""
+        column = "difference_interval" if paired else "interval"
+        return {str(name) for points in self.lines.values() for name in points.get(column, pd.Series(dtype=str)).dropna()}
 
     @property
     def sizes(self) -> list[float]:

@@ -117,7 +117,7 @@ def _caption(table: pd.DataFrame, panels: list[Panel], note: str | None) -> list
     }
     sentences = [f"{number} sampled stories per point, {shown['template']} prompt, {shown['dtype']}, {shown['weights']} weights."]
     if any(points["low"].notna().any() for panel in panels for points in panel.lines.values()):
-        sentences.append("Bars and grey bands: 95% bootstrap intervals over stories.")
+        sentences.append(f"Bars and grey bands: 95% intervals over stories{_axes.by_method(panels, paired=False)}.")
     sentences.append("The share of distinct tokens falls with length.")
     failed = int((table["task"].eq("stories") & table["status"].eq("failed")).sum())
     return _axes.wrapped([*sentences, *_axes.failures(failed)], note)

@@ -39,6 +39,7 @@ _RC: dict[str, Any] = {
     "legend.frameon": False,
     "lines.linewidth": 1.1,
     "lines.markersize": 4,
+    "text.parse_math": False,  # a `$` in a name is a `$`
     "pdf.fonttype": 42,  # text stays text
     "svg.hashsalt": "msrnn-bench",  # ids without chance in them
 }

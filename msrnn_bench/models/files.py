@@ -7,21 +7,22 @@ and no weights in memory but those it converts; importing it imports neither tor
 import contextlib
 import hashlib
 import importlib.metadata
-import io
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from msrnn_bench.errors import MachineError, UsageError, one_line, out_of_memory
+from msrnn_bench.errors import MachineError, UsageError, one_line
+from msrnn_bench.models.gguf import convert as _convert
 
 CONVERTER = "1"  # raise when the same GGUF file would be converted to other weights or another tokenizer
+CHECKS = "2"  # raise when a conversion is looked at more closely: older ones are made again, under the same ids
 VOCABULARY = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "*.tiktoken")
 SETTINGS = (
     *("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json"),
@@ -67,6 +68,8 @@ def has_tokenizer(folder: Path) -> bool:
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors that transformers would read from the folder; anything missing is a UsageError."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if parts := sorted(folder.glob("shard-*-model-*-of-*.safetensors")):  # read before all others, and not hashed
+        raise UsageError(f"{folder} holds a distributed checkpoint ({parts[0].name}, ...): save it as model.safetensors first")
     if single.is_file():
         return [single]
     if index.is_file():
@@ -79,10 +82,9 @@ def weight_files(folder: Path) -> list[Path]:
                 raise UsageError(f"{folder} lacks {name}, which its index names: copy or download the folder again")
         return [index, *(folder / name for name in names)]
     if any(folder.glob("pytorch_model*.bin")):
-        convert = f"M.from_pretrained('{folder}').save_pretrained('{folder}')"
+        command = shlex.join(["msrnn-bench", "convert", str(folder), f"{folder}-safetensors"])
         raise UsageError(
-            f"{folder} holds pickled weights (pytorch_model*.bin), which are not loaded: convert them once with "
-            f'python -c "from transformers import AutoModelForCausalLM as M; {convert}"'
+            f"{folder} holds pickled weights (pytorch_model*.bin), which are not loaded: convert them once: {command}"
         )
     raise UsageError(f"{folder} holds no weights (model.safetensors): give a complete folder, or model.weights=random")
 
@@ -96,11 +98,22 @@ def local_folder(path: str | None, *, weights: bool) -> Path:
         raise UsageError(f"model.path={path} is a file, not a folder: a GGUF file goes with model=gguf model.path=FILE")
     if not folder.is_dir():
         raise UsageError(f"model.path={path} does not exist: give a folder with config.json and model.safetensors")
+    refuse_adapter(folder)
     if not (folder / "config.json").is_file():
         raise UsageError(f"model.path={path} has no config.json: it is no model folder in the transformers format")
     if weights:
         weight_files(folder)
     return folder
+
+
+def refuse_adapter(folder: Path) -> None:
+    """An adapter is half a model: transformers adds it where peft is installed, and leaves it out in silence where not."""
+    if (folder / "adapter_config.json").is_file():
+        merge = f"M.from_pretrained('{folder}').merge_and_unload().save_pretrained('{folder}-merged')"
+        raise UsageError(
+            f"{folder} holds an adapter (LoRA; adapter_config.json), which is not loaded: merge it into its model once with "
+            f'python -c "from peft import AutoPeftModelForCausalLM as M; {merge}" (pip install peft) and copy the tokenizer there'
+        )
 
 
 def folder_hashes(folder: Path, *, weights: bool, code: bool) -> dict[str, str]:
@@ -157,7 +170,7 @@ def _scratch(parent: Path) -> Iterator[Path]:
 
 
 def converted_folder(sha256: str) -> Path:
-    return cache_root() / "models" / f"{sha256[:16]}-{CONVERTER}"
+    return cache_root() / "models" / f"{sha256[:16]}-{CONVERTER}.{CHECKS}"
 
 
 def converted_gguf(file: Path, sha256: str) -> Path:
@@ -178,66 +191,3 @@ def converted_gguf(file: Path, sha256: str) -> Path:
         reason = f"the converted model cannot be written below {target.parent} ({one_line(error)})"
         raise MachineError(f"{reason}: set MSRNN_BENCH_CACHE to a folder with room") from error
     return target
-
-
-def _convert(file: Path, folder: Path) -> None:
-    """Dequantise to float32 safetensors. The tensors go into a model without the quantisation entry in its config,
-    because transformers saves no model that carries one."""
-    import torch
-    import transformers
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    gguf = {"gguf_file": file.name, "local_files_only": True}
-    with quiet(), contextlib.redirect_stderr(io.StringIO()):  # its progress bar heeds no setting
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **gguf)
-            config = AutoConfig.from_pretrained(str(file.parent), **gguf)
-            loaded = read_weights(file.parent, **gguf, dtype=torch.float32)
-        except Exception as error:  # the readers raise whatever a damaged byte leads to
-            if out_of_memory(error):
-                raise MachineError(f"{file} does not fit into memory as float32: take a smaller model") from error
-            readable = f"one that transformers {transformers.__version__} does not read"
-            raise UsageError(
-                f"{file} cannot be read as a model ({one_line(error)}): "
-                f"the file is cut off or damaged (download it again), or its architecture is {readable}"
-            ) from error
-        config.dtype = torch.float32
-        with torch.device("meta"):
-            plain = AutoModelForCausalLM.from_config(config)
-        plain.load_state_dict(loaded.state_dict(), assign=True)
-        plain.tie_weights()
-        plain.generation_config = loaded.generation_config
-        plain.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    for path in folder.iterdir():  # safetensors writes for its owner only; a cache may be shared
-        path.chmod((folder / "config.json").stat().st_mode)
-
-
-def read_weights(folder: Path, **settings: Any) -> Any:
-    """A causal LM from a folder. transformers fills what a checkpoint lacks with random numbers and only warns; a
-    measurement must not."""
-    from transformers import AutoModelForCausalLM
-
-    reader: Any = AutoModelForCausalLM
-    settings |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # so that the report names them
-    model, report = reader.from_pretrained(str(folder), **settings)
-    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
-    if missing:
-        raise ValueError(f"{len(missing)} of its tensors are missing or of another shape: {', '.join(missing[:3])}")
-    return model
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """transformers without progress bars and warnings, put back afterwards."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

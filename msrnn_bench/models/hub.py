@@ -46,15 +46,17 @@ def hub_folder(repo: str, revision: str, *, weights: bool, code: bool) -> Path:
     with _hub_errors(repo, revision):
         known = try_to_load_from_cache(repo, "config.json", revision=commit)
     if isinstance(known, str) and _complete(Path(known).parent, weights=weights, code=code):
+        files.refuse_adapter(Path(known).parent)
         return Path(known).parent
     _ask_hub(repo, commit)
-    wanted = [*files.SETTINGS, *files.VOCABULARY]
+    wanted = [*files.SETTINGS, *files.VOCABULARY, "adapter_config.json"]
     wanted += ["*.safetensors", "model.safetensors.index.json"] if weights else []
     wanted += ["*.py"] if code else []
     with _hub_errors(repo, revision):
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*", "consolidated*"]))
     if folder.name != commit:
         raise MachineError(f"{repo} moved from {commit} to {folder.name} while it was read: run again")
+    files.refuse_adapter(folder)
     if weights:
         files.weight_files(folder)
     return folder

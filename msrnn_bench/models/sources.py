@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from msrnn_bench.errors import MachineError, UsageError, one_line, out_of_memory
-from msrnn_bench.models import files, hub
+from msrnn_bench.models import files, gguf, headers, hub
 from msrnn_bench.models.limits import check_supported, is_rotary, max_positions
-from msrnn_bench.models.tokenizer import bytes_tokenizer, describe
+from msrnn_bench.models.tokenizer import bytes_tokenizer, describe, handling
 
 DTYPES = ("float32", "bfloat16", "float16")
 WEIGHTS = ("pretrained", "random")
@@ -82,7 +82,7 @@ class Model(ABC):
         from transformers import AutoConfig
 
         folder = None if self.fileless else self.folder(weights=False)
-        with files.quiet(), _readable(self.name):
+        with headers.quiet(), _readable(self.name):
             if folder is None:
                 config = AutoConfig.for_model(**(self.architecture or {}))
             else:
@@ -118,11 +118,11 @@ class Model(ABC):
         config = self.config()
         folder = None if self.fileless else self.folder(weights=not self.random)
         settings = {"config": config, "dtype": getattr(torch, dtype), "device_map": self.device_map}
-        with files.quiet(), _readable(self.name):
+        with headers.quiet(), _readable(self.name):
             if self.random or folder is None:
                 model = _random(config, settings["dtype"], seed, code=self.trust_remote_code)
             else:
-                model = files.read_weights(folder, **settings, **self._reading(), use_safetensors=True)
+                model = headers.read_weights(folder, files.weight_files(folder), **settings, **self._reading())
             model = model.to(place) if self.device_map is None else model
             tokenizer = self._tokenizer(folder, config)
         model.eval().requires_grad_(False)
@@ -137,8 +137,17 @@ class Model(ABC):
             "rotary": is_rotary(config),
             "extrapolate": self.extrapolate,
             "tokenizer": describe(tokenizer),
+            "tokens": handling(tokenizer),
+            "read": None if self.random or folder is None else self._read(folder),
         }
         return Loaded(model, tokenizer, info)
+
+    def _read(self, folder: Path) -> dict[str, Any]:
+        """The files the weights came from, for the manifest: name, size, hash where it is known, types of the tensors."""
+        identity = self.identity()
+        if "gguf" in identity:
+            return {"sha256": identity["gguf"], **gguf.source(folder)}
+        return headers.listed(files.weight_files(folder), identity.get("files", {}))
 
     def _reading(self) -> dict[str, Any]:
         return {"trust_remote_code": self.trust_remote_code, "local_files_only": True}

@@ -22,3 +22,19 @@ def describe(tokenizer: Any) -> str:
     if tokenizer is None:
         return "none"
     return "bytes" if tokenizer.name_or_path == "bytes" else type(tokenizer).__name__
+
+
+def handling(tokenizer: Any) -> dict[str, Any] | None:
+    """What a tokenizer does that numbers rest on and its class does not tell: how many tokens it knows, what it puts around
+    a text, and what becomes of a leading blank. For the manifest."""
+    if tokenizer is None:
+        return None
+    plain = {text: tokenizer(text, add_special_tokens=False).input_ids for text in ("a", " a")}
+    return {
+        "class": type(tokenizer).__name__,
+        "size": len(tokenizer),
+        "ids": plain,
+        "pieces": {text: tokenizer.convert_ids_to_tokens(ids) for text, ids in plain.items()},
+        "with_special_tokens": tokenizer("a").input_ids,
+        "add_prefix_space": getattr(tokenizer, "add_prefix_space", None),
+    }

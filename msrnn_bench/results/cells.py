@@ -62,7 +62,7 @@ class Row:
     depth: float | None = None  # where in it the answer stands, 0 its beginning, 1 its end
     bucket_start: int  # target positions [start, end) inside the chunk; of an answer, those of its tokens
     bucket_end: int
-    metric: str  # nll | kl | top1_agreement | accuracy | f1 | rouge | ...
+    metric: str  # nll | kl | top1_agreement | accuracy | f1 | rouge1 | ...
     total: float | None
     count: int
     evictions: int | None = None  # per layer
@@ -85,6 +85,7 @@ class Row:
 
 COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Row))
 SETTINGS: tuple[str, ...] = COLUMNS[: COLUMNS.index("document")]  # constant within a cell
+RENAMED = {"rouge": "rouge_per_answer"}  # a metric's name in older cells -> today's; `rouge` is made of three by the summary
 LATER = ("template", "subtask", "length", "depth")  # columns younger than the first cells: absent is empty
 
 
@@ -215,8 +216,13 @@ class Cells(NamedTuple):
 
 
 def read_cells(results_dir: Path) -> Cells:
-    """All cells, in an order that depends on nothing but what they hold. Unfinished ones are left to the next run."""
+    """All cells, in an order that depends on nothing but what they hold. Unfinished ones are left to the next run.
+
+    The rows have one column more than a cell's file, `variant`; see variants.py."""
+    from msrnn_bench.results.variants import TELLING, tell_apart, warn_of_versions
+
     paths, failures = [], []
+    manifests: dict[str, dict[str, Any]] = {}
     for path in sorted((results_dir / "cells").glob("[!.]*.json")):
         manifest = _read_manifest(path)
         if manifest is None:
@@ -226,10 +232,13 @@ def read_cells(results_dir: Path) -> Cells:
             failures.append({**manifest, "cell": path.stem})
         elif rows.is_file():
             paths.append(rows)
+            manifests[path.stem] = {key: manifest[key] for key in TELLING if key in manifest}
         else:
             log.warning("%s has no rows beside it: the cell counts as unfinished, its next run redoes it", path)
     frame = _typed([(path, line) for path in paths for line in _read_lines(path)])
-    order = [*SETTINGS[1:], "cell"]  # the rows of a cell keep the order in which they were measured
+    warn_of_versions(manifests)
+    frame = tell_apart(frame, manifests)
+    order = [*SETTINGS[1:], "variant", "cell"]  # the rows of a cell keep the order in which they were measured
     return Cells(frame.sort_values(order, kind="stable", ignore_index=True), failures)
 
 
@@ -275,6 +284,7 @@ def _typed(lines: list[tuple[Path, list[str]]]) -> "pd.DataFrame":
 
     frame = pd.DataFrame([line for _, line in lines], columns=list(COLUMNS), dtype="str")
     frame = frame.mask(frame == "")
+    frame["metric"] = frame["metric"].replace(RENAMED)
     frame["bos"] = frame["bos"].map({"True": True, "False": False}).astype("boolean")
     columns = {name: pa.Column(kind, nullable=empty, coerce=True) for name, (kind, empty) in COLUMN_TYPES.items()}
     columns["weights"].checks = [pa.Check.isin(["pretrained", "random"])]

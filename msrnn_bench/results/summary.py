@@ -9,28 +9,41 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from msrnn_bench.errors import UsageError
+from msrnn_bench.results import intervals
 from msrnn_bench.results.cells import COLUMN_TYPES, SETTINGS, read_cells
 from msrnn_bench.results.files import write_atomically
 
 log = logging.getLogger(__name__)
 
-RESAMPLES = 2_000
-SEED = 2401_06104  # fixed, so that an interval is a function of the rows
-_AT_ONCE = 100  # resamples drawn together: bounds the memory, not the result
-
 PARTS = ["metric", "subtask", "length"]  # what of a cell has a line of its own
-KEYS = [*SETTINGS[1:], *PARTS]
-TOPLINE_KEYS = ["task", "dataset", "model", "weights", "context", "seed", "bos", "dtype", "positions", "template", *PARTS]
+KEYS = [*SETTINGS[1:], "variant", *PARTS]
+TOPLINE_KEYS = [
+    "task",
+    "dataset",
+    "model",
+    "weights",
+    "context",
+    "seed",
+    "bos",
+    "dtype",
+    "positions",
+    "template",
+    "variant",
+    *PARTS,
+]
+TIDY_TYPES = {**{name: kind for name, (kind, _) in COLUMN_TYPES.items()}, "variant": "str"}
 WRITTEN = {"stories"}  # tasks that score what the policy wrote: a pair shares its seed, not its number of tokens
 SUMMARY_TYPES = {
-    **{key: COLUMN_TYPES[key][0] for key in KEYS},
+    **{key: TIDY_TYPES[key] for key in KEYS},
     **dict.fromkeys(["documents", "count"], "Int64"),
-    **dict.fromkeys(["value", "low", "high", "topline"], "float64"),
+    **dict.fromkeys(["value", "low", "high"], "float64"),
+    "interval": "str",  # how low and high were made
+    "topline": "float64",
     **dict.fromkeys(["difference", "difference_low", "difference_high"], "float64"),
+    "difference_interval": "str",
     **dict.fromkeys(["evictions", "max_states"], "Int64"),
     "tokens_per_second": "float64",
     "status": "str",
@@ -52,8 +65,9 @@ def collect(results_dir: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def summarise(rows: pd.DataFrame, failures: list[dict[str, Any]]) -> pd.DataFrame:
     """One line per cell and part of it, failed cells included: those have a status and no value."""
+    rows = _with_derived(rows)
     scored = rows[rows["status"] == "ok"]
-    documents = {key: part.groupby("document")[["total", "count"]].sum() for key, part in _parts(scored)}
+    documents = {key: _sums(part) for key, part in _parts(scored)}
     groups = dict(_parts(rows))
     full: dict[Any, list[Any]] = {}  # what a topline must agree in -> the full model's parts that do
     for key, group in groups.items():
@@ -64,11 +78,31 @@ def summarise(rows: pd.DataFrame, failures: list[dict[str, Any]]) -> pd.DataFram
         line = _describe(group)
         if key in documents:
             toplines = [(groups[other], documents[other]) for other in full.get(_values(group, TOPLINE_KEYS), [])]
-            line |= _estimate(str(line["metric"]), documents[key], _topline(group, documents[key], toplines))
+            itself = group["policy"].iloc[0] == "full"
+            topline = documents[key] if itself else _topline(group, documents[key], toplines)
+            line |= _estimate(str(line["metric"]), documents[key], topline)
         lines.append(line)
     lines += [_failure(manifest) for manifest in failures]
     summary = pd.DataFrame(lines, columns=list(SUMMARY_TYPES)).astype(SUMMARY_TYPES)
     return summary.sort_values([*KEYS, "cell"], kind="stable", ignore_index=True)
+
+
+def _with_derived(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows, and those of each metric made of others' once more under its name, `of` saying which quantity each is."""
+    made = [rows.assign(of=rows["metric"])]
+    for metric, quantities in intervals.DERIVED.items():
+        parts = rows[rows["metric"].isin(quantities)]
+        whole = parts[parts.groupby("cell")["metric"].transform("nunique") == len(quantities)]
+        if len(whole):
+            made.append(whole.assign(of=whole["metric"], metric=metric))
+    return pd.concat(made)
+
+
+def _sums(part: pd.DataFrame) -> pd.DataFrame:
+    """Per document the (total, count) of each quantity, [n, 2 m]; documents sorted, so that order plays no part."""
+    table = part.groupby(["document", "of"])[["total", "count"]].sum().unstack("of")
+    wanted = [(kind, of) for of in sorted(set(part["of"])) for kind in ("total", "count")]
+    return pd.DataFrame(table[wanted]).dropna().astype("float64")
 
 
 def _parts(rows: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:
@@ -103,42 +137,25 @@ def _failure(manifest: dict[str, Any]) -> dict[str, Any]:
 
 def _estimate(metric: str, documents: pd.DataFrame, topline: pd.DataFrame | None) -> dict[str, Any]:
     """Value, interval and paired difference from the sums of each document. One document has no interval."""
-    value = _mean(metric, documents["total"].sum(), documents["count"].sum())
-    line = {"documents": len(documents), "count": documents["count"].sum(), "value": value}
-    resampled = _resampled(metric, documents) if len(documents) > 1 else None
-    if resampled is not None:
-        line["low"], line["high"] = np.quantile(resampled, [0.025, 0.975])
+    ours = documents.to_numpy("float64")
+    value = float(intervals.value(metric, ours.sum(0)))
+    line: dict[str, Any] = {"documents": len(documents), "count": int(ours[:, 1].sum()), "value": value}
+    if found := intervals.interval(metric, ours):
+        line |= {"low": found.low, "high": found.high, "interval": found.method}
     if topline is not None:
-        line["topline"] = _mean(metric, topline["total"].sum(), topline["count"].sum())
+        theirs = topline.to_numpy("float64")
+        line["topline"] = float(intervals.value(metric, theirs.sum(0)))
         line["difference"] = value - line["topline"]
-        if resampled is not None:
-            paired = resampled - _resampled(metric, topline)
-            line["difference_low"], line["difference_high"] = np.quantile(paired, [0.025, 0.975])
+        if topline is documents:  # the full model beside itself
+            line |= {"difference_low": 0.0, "difference_high": 0.0} if len(documents) > 1 else {}
+        elif paired := intervals.difference(metric, ours, theirs):
+            line |= {"difference_low": paired.low, "difference_high": paired.high, "difference_interval": paired.method}
     return line
 
 
 def quantity(metric: str) -> str:
     """What the value of a metric is, in words: losses are told as the perplexities that they are the logarithms of."""
-    return metric.replace("nll", "perplexity", 1).replace("_", " ") if metric.startswith("nll") else metric
-
-
-def _mean(metric: str, total: Any, count: Any) -> Any:
-    """Perplexity for nll (per token, word or byte), the mean for any other metric; from sums, never from means."""
-    return np.exp(total / count) if metric.startswith("nll") else total / count
-
-
-def _resampled(metric: str, documents: pd.DataFrame) -> np.ndarray:
-    """The value over RESAMPLES draws of the documents (with replacement, whole documents).
-
-    The draws depend on the number of documents alone, so two tables of the same documents are resampled alike: their
-    difference is paired. Documents come sorted by name, so the order of rows plays no part."""
-    draw = np.random.default_rng(SEED)
-    total, count = documents["total"].to_numpy("float64"), documents["count"].to_numpy("float64")
-    parts = []
-    for _ in range(RESAMPLES // _AT_ONCE):
-        drawn = draw.integers(len(documents), size=(_AT_ONCE, len(documents)))
-        parts.append(_mean(metric, total[drawn].sum(axis=1), count[drawn].sum(axis=1)))
-    return np.concatenate(parts)
+    return metric.replace("nll", "perplexity", 1).replace("_", " ") if intervals.is_loss(metric) else metric
 
 
 def _topline(group: pd.DataFrame, own: pd.DataFrame, full: list[tuple[pd.DataFrame, pd.DataFrame]]) -> pd.DataFrame | None:
@@ -151,14 +168,14 @@ def _topline(group: pd.DataFrame, own: pd.DataFrame, full: list[tuple[pd.DataFra
     written = group["task"].iloc[0] in WRITTEN
     for other, sums in full:
         sums = sums.reindex(own.index)
-        alike = sums["count"].notna() if written else (sums["count"] == own["count"]).fillna(False)
-        if alike.all():
+        alike = sums["count"].notna() if written else sums["count"] == own["count"]
+        if bool(alike.to_numpy().all()):
             rank = tuple(a == b for a, b in zip(_values(other, preferred), _values(group, preferred), strict=True))
             found.setdefault(rank, []).append((other["cell"].iloc[0], sums))
     if not found:
         return None
     best = found[max(found)]
-    if any(not sums["total"].equals(best[0][1]["total"]) for _, sums in best):
+    if any(not sums.equals(best[0][1]) for _, sums in best):
         names = ", ".join(sorted(cell for cell, _ in best))
         log.warning("cell %s has no topline: %s differ and each could be it; delete the stale one", group["cell"].iloc[0], names)
         return None

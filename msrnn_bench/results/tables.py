@@ -7,8 +7,11 @@ import pandas as pd
 from msrnn_bench.results.summary import quantity
 
 PANEL = [
-    "task", "metric", "subtask", "length", "model", "weights", "dataset", "context", "dtype", "engine", "prefill", "template",
+    "task", "metric", "subtask", "length", "model", "weights", "dataset", "context", "dtype", "engine", "prefill",
+    "template", "variant",
 ]  # fmt: skip
+
+_TELLING = ["memory", "first", "recent", "per", "seed", "documents", "count"]
 
 
 def markdown(summary: pd.DataFrame) -> str:
@@ -23,7 +26,7 @@ def _panel(lines: pd.DataFrame) -> str:
     sized = lines[lines["cache"].notna()]
     if sized.empty:
         return head
-    table = sized.pivot_table(index="policy", columns="cache", values="value", aggfunc="first")
+    table = sized.assign(policy=_labels(sized)).pivot(index="policy", columns="cache", values="value")
     table = table.sort_values(table.columns[len(table.columns) // 2])
     rows = [["policy", *(str(size) for size in table.columns)], ["---"] * (len(table.columns) + 1)]
     rows += [
@@ -32,11 +35,25 @@ def _panel(lines: pd.DataFrame) -> str:
     return "\n".join([head, "", *("| " + " | ".join(row) + " |" for row in rows)])
 
 
+def _labels(lines: pd.DataFrame) -> pd.Series:
+    """The policy of each line, and what tells it from another of its name at the same size, the cell's id if nothing else."""
+    labels = lines["policy"].astype("str")
+    for column in [*_TELLING, "cell"]:
+        twice = pd.DataFrame({"label": labels, "cache": lines["cache"]}).duplicated(keep=False)
+        if not twice.any():
+            break
+        for _, same in lines[twice].groupby(labels[twice]):
+            if same.groupby("cache")[column].nunique(dropna=False).max() > 1:
+                labels[same.index] += [f" ({column} {value})" for value in same[column].astype("str")]
+    return labels
+
+
 def _head(lines: pd.DataFrame) -> str:
     """What was measured, and the full model's value: its own line's with an interval, else the others' topline."""
     one = lines.iloc[0]
     what = quantity(str(one["metric"]))
-    parts = "".join(f", {one[key]}{unit}" for key, unit in (("subtask", ""), ("length", " tokens")) if pd.notna(one[key]))
+    named = (("subtask", ""), ("length", " tokens"), ("variant", ""))
+    parts = "".join(f", {one[key]}{unit}" for key, unit in named if pd.notna(one[key]))
     ways = [str(one["dtype"]), *([f"{one['template']} prompts, {one['prefill']}"] if pd.notna(one["template"]) else [])]
     text = (
         f"{one['model']} on {one['dataset'] if one['dataset'] != 'none' else one['task']}"
@@ -46,7 +63,7 @@ def _head(lines: pd.DataFrame) -> str:
     full = lines[lines["cache"].isna()]
     if len(full):
         line = full.iloc[0]
-        interval = f" ({line['low']:.2f} to {line['high']:.2f})" if pd.notna(line["low"]) else ""
+        interval = f" (95% {line['low']:.2f} to {line['high']:.2f}, {line['interval']})" if pd.notna(line["low"]) else ""
         return f"{text}; full {line['value']:.3f}{interval}"
     toplines = lines["topline"].dropna()
     return f"{text}; full {toplines.iloc[0]:.3f}" if len(toplines) else text

@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from msrnn_bench.errors import UsageError
 from msrnn_bench.job import Job, Progress
 from msrnn_bench.results.cells import Cell, cell_id, finished
 from msrnn_bench.runs.build import build_once, build_policy
@@ -55,6 +56,8 @@ def prepare(config: DictConfig, overrides: list[str], progress: Progress, shared
         progress=progress, shared=shared, journal=Cell(folder, task.name, "", identifier).journal,
         topline=Cell(folder, task.name, "", cell_id(topline(known))).journal,
     )  # fmt: skip
+    if config.keep_tokens and not getattr(task, "keeps_tokens", False):
+        raise UsageError(f"keep_tokens keeps every token's loss, which task={task.name} does not measure: leave it false")
     task.check(job)
     plain: Any = OmegaConf.to_container(config, resolve=True)
     cell = Cell(folder, task.name, _label(parts), identifier)

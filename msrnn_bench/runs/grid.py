@@ -122,7 +122,8 @@ def _sentence(line: pd.Series) -> str:
     name, unit = ("perplexity", "tokens") if line["metric"] == "nll" else (line["metric"], "values")
     if "value" not in line:
         return f"{parts}{name} could not be measured ({line['status']})"
-    interval = f" (95% interval {line['low']:.4f} to {line['high']:.4f})" if "low" in line else ""
+    method = line.get("interval")
+    interval = f" (95% interval {line['low']:.4f} to {line['high']:.4f}, {method})" if "low" in line else ""
     return f"{parts}{name} {line['value']:.4f}{interval}, {line['documents']} documents, {line['count']} {unit}"
 
 

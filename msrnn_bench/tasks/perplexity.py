@@ -58,6 +58,7 @@ class Perplexity:
 
     name = "perplexity"
     template = None
+    keeps_tokens = True  # each token's loss can be kept beside the rows
 
     def __post_init__(self) -> None:
         edges = self.buckets if isinstance(self.buckets, list | tuple) else [self.buckets]

@@ -1,7 +1,7 @@
 """Long-range understanding on SQuALITY (the paper, section 4.2 and Figures 4 and 10): a story, a question, a paragraph.
 
 Where the paper is silent: the public development set, greedy, the prompt in words of our own. It ends in a line end, for
-behind a bare `Answer:` SmolLM2 often ends at once. For `rouge`, the score of an answer, see scores.rouge.
+behind a bare `Answer:` SmolLM2 often ends at once. For the scores see scores.rouge.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PROMPT = (
 
 @dataclass(frozen=True, kw_only=True)
 class Squality(Answering):
-    """ROUGE-1, -2, -L and their geometric mean, 0 to 100; `stemmer` compares the stems of words."""
+    """ROUGE-1, -2 and -L of each answer, 0 to 100; the summary makes `rouge` of their means. `stemmer` compares stems."""
 
     prompt: str = PROMPT
     new_tokens: int = 256

@@ -92,10 +92,11 @@ class Stories:
         return "chat" if self.chat else "plain"
 
     def settings(self) -> dict[str, Any]:
-        """What of this task is part of a cell's identity; where the judge is found and how long it may take are not."""
+        """What of this task is part of a cell's identity; where the judge is found is not."""
         judge: dict[str, Any] = {"kind": self.judge}
         if self.judge == "endpoint":
             judge |= {"model": self.judge_model, "temperature": self.judge_temperature}
+            judge |= {} if self.judge_timeout == 60 else {"timeout": self.judge_timeout}  # late is unjudged; 60 as ever
         if self.judge == "local" and self.judge_path:
             judge |= {"model": LocalModel(path=self.judge_path).fingerprint()}
         if self.judge != "none":

@@ -28,11 +28,14 @@ def versions() -> dict[str, str]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """sha256 of every file below the folder, and of the data files elsewhere that its YAML files name."""
-    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    files = {name: path for name, path in files.items() if "__pycache__" not in path.parts}
-    for path in [path for path in files.values() if path.suffix == ".yaml"]:
-        files |= {f"{path.name}: {named.name}": named for named in _data_files(path)}
+    """sha256 of every file below the folder, and of the files elsewhere that its YAML files name: base YAML files, the
+    modules of `!function`, data. Those are named by who names them, and a number: a path is no part of an identity."""
+    inside = {path.resolve() for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    files = {str(path.relative_to(folder.resolve())): path for path in inside}
+    for path in sorted(inside):
+        if path.suffix in (".yaml", ".yml"):
+            named = dict.fromkeys(_named_files(path, set()))
+            files |= {f"{path.name}: {number} {other.name}": other for number, other in enumerate(named)}
     return {name: _digest(path, path.stat().st_mtime_ns, path.stat().st_size) for name, path in sorted(files.items())}
 
 
@@ -43,22 +46,39 @@ def _digest(path: Path, changed: int, size: int) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads `!function` and whatever other tag as nothing."""
+    """Reads `!function module.name` as that text behind a mark, and whatever other tag as nothing."""
 
 
+_FUNCTION = "!function "
 _Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
+_Loader.add_constructor("!function", lambda loader, node: f"{_FUNCTION}{node.value}")
 
 
-def _data_files(path: Path) -> Iterator[Path]:
-    """The local files a task's YAML names as its data; what cannot be read is lm-eval's to refuse."""
+def _named_files(path: Path, seen: set[Path]) -> Iterator[Path]:
+    """The local files a task's YAML needs, as lm-eval finds them; what cannot be read is lm-eval's to refuse."""
+    seen.add(path)
     try:
         config = yaml.load(path.read_text(errors="replace"), _Loader)
-    except yaml.YAMLError:
+    except (OSError, yaml.YAMLError):
         return
-    if isinstance(config, dict):
-        for word in _strings([config.get("dataset_path"), config.get("dataset_kwargs")]):
-            found = [Path(name) for name in sorted(glob.glob(word, recursive=True))]
-            yield from (inner for name in found for inner in (name.rglob("*") if name.is_dir() else [name]) if inner.is_file())
+    if not isinstance(config, dict):
+        return
+    for word in _strings([config.get("dataset_path"), config.get("dataset_kwargs")]):
+        for name in sorted(glob.glob(word, recursive=True)):
+            found = Path(name)
+            inner = sorted(found.rglob("*")) if found.is_dir() else [found]
+            yield from (file.resolve() for file in inner if file.is_file())
+    for word in _strings(config):
+        if word.startswith(_FUNCTION):
+            module = (path.parent / word.removeprefix(_FUNCTION).rpartition(".")[0]).with_suffix(".py")
+            if module.is_file():
+                yield module.resolve()
+    includes = config.get("include") or []
+    for name in includes if isinstance(includes, list) else [includes]:
+        base = (path.parent / str(name)).resolve()
+        if base.is_file() and base not in seen:
+            yield base
+            yield from _named_files(base, seen)
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -22,6 +22,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
+from transformers import LogitsProcessorList
 
 from msrnn_bench.errors import UsageError
 from msrnn_bench.job import Job
@@ -34,6 +35,8 @@ from msrnn_bench.results.journal import Journal
 from msrnn_bench.tasks.lm_eval.context import quiet
 from msrnn_bench.tasks.lm_eval.scoring import Doings, Scorer, Target, doings, session
 from msrnn_bench.tasks.writing.answers import check_states, end_marks, padded, read_on
+from msrnn_bench.tasks.writing.prompts import dated
+from msrnn_bench.tasks.writing.sampling import Chance, sampling_warpers
 
 _TOLD = {field.name for field in fields(Doings)}
 
@@ -41,12 +44,13 @@ _TOLD = {field.name for field in fields(Doings)}
 @dataclass(frozen=True)
 class Prompt:
     """Token ids to go on from, at most `new` tokens, under lm-eval's generation options; `cut` tokens of its beginning
-    were left out."""
+    were left out. `number` is the request's own, which its chance belongs to where it samples."""
 
     ids: tuple[int, ...]
     new: int
     options: dict[str, Any]
     cut: int = 0
+    number: int = 0
 
 
 class BoundedLM(HFLM):
@@ -92,7 +96,8 @@ class BoundedLM(HFLM):
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """What the model writes after each prompt, up to one of its `until` texts or the model's end mark."""
-        work = [self._prompt(request) for request in requests]
+        keys = request_keys("generate_until", requests)
+        work = [self._prompt(request, key) for request, key in zip(requests, keys, strict=True)]
         return list(self._answer("generate_until", requests, work, self._write))
 
     def _answer(self, kind: str, requests: list[Any], work: list[Any], make: Callable[[list[Any]], Iterator[Any]]) -> list[Any]:
@@ -140,7 +145,7 @@ class BoundedLM(HFLM):
         windows = get_rolling_token_windows(ids, self.prefix_token_id, max_seq_len=self.max_length, context_len=1)
         return [Target(tuple(c), tuple(t), shared=False) for c, t in map(make_disjoint_window, windows)]
 
-    def _prompt(self, request: Any) -> Prompt:
+    def _prompt(self, request: Any, key: str = "") -> Prompt:
         text, options = request.args[:2]
         for name in ("num_beams", "num_return_sequences"):
             if options.get(name, 1) != 1:
@@ -150,7 +155,8 @@ class BoundedLM(HFLM):
                 )
         new = normalize_gen_kwargs(options, self.max_gen_toks)["max_gen_toks"]
         ids, cut = self._fitting(self.tok_encode(text), min(self.job.context - new, self.max_length), request)
-        return Prompt(tuple(ids), new, options, cut)
+        number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+        return Prompt(tuple(ids), new, options, cut, number)
 
     def _fitting(self, ids: list[int], room: int, request: Any) -> tuple[list[int], int]:
         """The last `room` ids and how many were cut; refused where nothing may be cut, or nothing is left."""
@@ -192,6 +198,11 @@ class BoundedLM(HFLM):
         ids, real = padded([prompt.ids for prompt in prompts], self.device, left=True, pad=self.tokenizer.pad_token_id)
         options: dict[str, Any] = {**normalize_gen_kwargs(prompts[0].options, self.max_gen_toks)}
         del options["max_gen_toks"]
+        if options.get("do_sample") and options.get("temperature", 1.0) > 0:
+            numbers = [prompt.number for prompt in prompts]
+            warpers = sampling_warpers(options, self.model.generation_config)
+            chance = Chance(seed=self.job.seed, numbers=numbers, prompt=ids.shape[1], warpers=warpers)
+            options |= {"do_sample": False, "temperature": 0.0, "logits_processor": LogitsProcessorList([chance])}
         end = self.tok_decode([self.eot_token_id], skip_special_tokens=False)
         until = handle_stop_sequences(options.pop("until", None), eos=end)
         length = ids.shape[1] + prompts[0].new
@@ -210,6 +221,11 @@ class BoundedLM(HFLM):
         return found
 
     # -- lm-eval's own calls of the model --
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """lm-eval's, on the same day every time (see prompts.TODAY)."""
+        self.chat_template_args: dict[str, Any] = {**self.chat_template_args, **dated(self.tokenizer)}
+        return super().apply_chat_template(chat_history, add_generation_prompt)
 
     def _model_call(self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         """A forward pass over right-padded rows without a mask: what is padding enters the states too, behind the last

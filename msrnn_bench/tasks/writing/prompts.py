@@ -7,13 +7,16 @@ after the document are tokenised one by one, so that cutting the document moves 
 
 from __future__ import annotations
 
+import re
 import string
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from msrnn_bench.datasets.chunks import bos_ids, tokenise
 from msrnn_bench.errors import UsageError
 
+TODAY = datetime(2024, 7, 26, 12, 0)  # for chat templates that print the date (Llama 3.1's own default day): noon, always
 _PLACE = "\x02document\x03"  # where the document goes while a chat template is filled
 
 
@@ -64,13 +67,31 @@ def frame(tokenizer: Any, template: str, *, chat: bool, bos: str = "auto", **fie
         if not getattr(tokenizer, "chat_template", None):
             raise UsageError("task.chat=true, but this model's tokenizer has no chat template: set task.chat=false")
         message = [{"role": "user", "content": text}]
-        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, **dated(tokenizer))
     before, found, after = text.partition(_PLACE)
     if not found:
         before, after = "", text  # a prompt without a document is all tail
     mark = [] if chat else bos_ids(bos, tokenizer)
     read = _marked if chat else tokenise
     return mark + read(tokenizer, before), read(tokenizer, after)
+
+
+_ASKS_DATE = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+
+
+def dated(tokenizer: Any) -> dict[str, Any]:
+    """For a chat template that asks for the date: the template with TODAY's written in, so that a cell's number is the
+    same tomorrow, and the answers of a resumed one belong together. Nothing where it does not ask; a UsageError where
+    how it asks cannot be read off the template."""
+    if "strftime_now" not in str(getattr(tokenizer, "chat_template", None)):
+        return {}
+    fixed = _ASKS_DATE.sub(lambda asked: repr(TODAY.strftime(asked[2])), tokenizer.get_chat_template())
+    if re.search(r"strftime_now\s*\(", fixed):
+        raise UsageError(
+            "this tokenizer's chat template computes the date in a way that cannot be fixed to one day, so that its numbers "
+            "would change every day: write a date into chat_template, or leave chat templates off"
+        )
+    return {"chat_template": fixed}
 
 
 def _marked(tokenizer: Any, text: str) -> list[int]:

@@ -8,12 +8,15 @@ given the same numbers are paired, and differ only where their logits do. Knows 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
+from transformers import LogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from msrnn_bench.errors import UsageError
 
 
 class Sampler(LogitsProcessor):
@@ -29,6 +32,48 @@ class Sampler(LogitsProcessor):
         step, vocabulary = input_ids.shape[1] - self.prompt, scores.shape[-1]
         noise = torch.stack([gumbel(self.seed, number, step, vocabulary) for number in self.numbers])
         return nucleus(log_probabilities(scores, self.temperature), self.top_p) + noise.to(scores.device)
+
+
+class Chance(LogitsProcessor):
+    """Gumbel noise on what `generate`'s own processors left of the scores, so that `generate(do_sample=False)` samples.
+    `numbers` and `prompt` as in `Sampler`; `warpers` are the library's, applied first as it would."""
+
+    def __init__(self, *, seed: int, numbers: Sequence[int], prompt: int, warpers: Sequence[LogitsProcessor]) -> None:
+        self.seed, self.numbers, self.prompt, self.warpers = seed, tuple(numbers), prompt, tuple(warpers)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Perturbed log probabilities [B, vocabulary], float64."""
+        for warper in self.warpers:
+            scores = warper(input_ids, scores)
+        step, vocabulary = input_ids.shape[1] - self.prompt, scores.shape[-1]
+        noise = torch.stack([gumbel(self.seed, number, step, vocabulary) for number in self.numbers])
+        return scores.double().log_softmax(-1) + noise.to(scores.device)
+
+
+WARPERS: dict[str, tuple[Callable[[Any], LogitsProcessor], Any]] = {
+    "temperature": (lambda value: TemperatureLogitsWarper(float(value)), 1.0),
+    "top_k": (lambda value: TopKLogitsWarper(int(value)), 50),
+    "top_p": (lambda value: TopPLogitsWarper(float(value)), 1.0),
+}  # in the library's order, with its defaults
+
+
+def sampling_warpers(options: dict[str, Any], defaults: Any) -> list[LogitsProcessor]:
+    """What `generate` would do to the scores before it samples: taken out of the options, else from the model's own
+    generation settings, else the library's defaults. Raises UsageError for a way of sampling that is not among them."""
+    for name in ("min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h"):
+        if options.get(name) is not None:
+            raise UsageError(
+                f"generation_kwargs ask for {name}={options[name]}, which is not computed here: leave it out, or use "
+                f"{', '.join(WARPERS)}"
+            )
+    made = []
+    for name, (make, usual) in WARPERS.items():
+        given = options.pop(name, None)
+        own = getattr(defaults, name, None)
+        value = given if given is not None else own if own is not None else usual
+        if not (name == "top_k" and not value) and value != (None if name == "top_k" else 1.0):  # which change nothing
+            made.append(make(value))
+    return made
 
 
 def gumbel(seed: int, number: int, step: int, size: int) -> Tensor:

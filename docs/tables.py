@@ -1,0 +1,105 @@
+"""Writes the tables of README.md and docs/results.md from results/*: what stands behind `<!-- table: NAME -->`.
+
+python docs/tables.py
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "docs/results.md"]
+MARKED = re.compile(r"(<!-- table: (\w+) -->\n)((?:\|.*\n)*)")
+SHORT = ["a2sf", "h2o", "tova", "window4", "baseline", "window", "random"]  # README's policies
+
+
+def summary(folder: str) -> pd.DataFrame:
+    return pd.read_csv(ROOT / "results" / folder / "summary.csv")
+
+
+def markdown(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    lines = [[*head], *([*row] for row in rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "".join("| " + " | ".join(map(str, line)).replace("|  |", "| |") + " |\n" for line in lines)
+
+
+def perplexity(folder: str, policies: list[str] | None = None, sizes: list[int] | None = None) -> str:
+    """Policy by state size, the best at the middle size first, as `collect` prints it. From the sums in tidy.csv, for the
+    six digits of summary.csv would be rounded twice."""
+    rows = pd.read_csv(ROOT / "results" / folder / "tidy.csv")
+    sums = rows[rows["metric"] == "nll"].groupby(["policy", "cache"])[["total", "count"]].sum()
+    table = np.exp(sums["total"] / sums["count"]).unstack("cache")
+    table = table.loc[policies or table.index, sizes or table.columns]
+    table = table.sort_values(table.columns[len(table.columns) // 2])
+    lines = [
+        [policy, *(f"{value:.3f}" for value in values)] for policy, values in zip(table.index, table.to_numpy(), strict=True)
+    ]
+    return markdown(["policy", *map(int, table.columns)], lines)
+
+
+def cells(table: pd.DataFrame, policy: str, prefill: str, size: int) -> pd.DataFrame:
+    """The lines of one policy, prefill and size, shortest length first; no size is the full model's."""
+    mine = table[(table["policy"] == policy) & (table["prefill"] == prefill)]
+    return mine[mine["cache"] == size].sort_values("length")
+
+
+def retrieval() -> str:
+    table = summary("retrieval")
+    asked = [(policy, "stepwise") for policy in ("tova", "window4", "h2o", "a2sf", "random")]
+    asked += [(policy, "oneshot") for policy in ("tova", "window4", "h2o")]
+    sizes = (64, 256, 1024)
+    rows = [[*one, *(" / ".join(f"{v:.2f}" for v in cells(table, *one, size)["value"]) for size in sizes)] for one in asked]
+    return markdown(["policy", "prefill", *sizes], rows)
+
+
+def squality() -> str:
+    """Bold where the interval of the paired difference to the full model has no zero in it."""
+    table = summary("squality")
+    table = table[table["metric"] == "rouge"]
+    asked = [(policy, "stepwise") for policy in ("tova", "window4", "h2o", "baseline")]
+    asked += [(policy, "oneshot") for policy in ("tova", "window4", "h2o")]
+    sizes = (256, 512, 1024, 2048)
+
+    def shown(policy: str, prefill: str, size: int) -> str:
+        line = cells(table, policy, prefill, size).iloc[0]
+        mark = "**" if line["difference_low"] > 0 or line["difference_high"] < 0 else ""
+        return f"{mark}{line['value']:.2f}{mark}"
+
+    rows = [[p, prefill if p != "baseline" else "", *(shown(p, prefill, size) for size in sizes)] for p, prefill in asked]
+    return markdown(["policy", "prefill", *sizes], rows)
+
+
+def niah() -> str:
+    table = summary("niah")
+
+    def shown(line: pd.Series) -> str:
+        width = f" [{line['low']:.2f}, {line['high']:.2f}]" if line["low"] < line["high"] else ""
+        return f"{line['value']:.2f}{width}"
+
+    def both(policy: str, size: int) -> str:
+        return " / ".join(shown(line) for _, line in cells(table, policy, "stepwise", size).iterrows())
+
+    return markdown(["policy", 256, 1024], [[p, both(p, 256), both(p, 1024)] for p in ("tova", "window4", "h2o")])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "novels": lambda: perplexity("novels"), "novels_short": lambda: perplexity("novels", SHORT, [64, 256, 1024]),
+    "pysource": lambda: perplexity("pysource"), "stories260k": lambda: perplexity("stories260k"),
+    "retrieval": retrieval, "squality": squality, "niah": niah,
+}  # fmt: skip
+
+
+def written(text: str) -> str:
+    """A page with its tables made anew."""
+    return MARKED.sub(lambda found: found[1] + TABLES[found[2]](), text)
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        page.write_text(written(page.read_text(encoding="utf-8")), encoding="utf-8")
+        print(page)
