@@ -53,6 +53,7 @@ def test_one_cell(here, capsys):
     assert (rows["first_eviction"] == 16).all() and (rows["max_states"] == 16).all()
     manifest = json.loads(Path(f"results/cells/{cell}.json").read_text())
     assert manifest["status"] == "ok" and manifest["versions"]["torch"] and manifest["dataset"]["fingerprint"]
+    assert manifest["model"]["verified"]["verified"] == "twin" and manifest["model"]["verified"]["probe"]["sensitive"]
     before = Path(f"results/cells/{cell}.csv").stat().st_mtime_ns
     assert run("policy=tova", "cache=16") == 0
     assert "finished already" in capsys.readouterr().out
