@@ -1,6 +1,6 @@
 # The commands of the project. `make` or `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint smoke sweep figures bench clean
+.PHONY: help setup demo test test-range lint smoke sweep figures bench clean
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -13,7 +13,7 @@ WEIGHTS ?= random
 WORKERS ?= 2
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## .venv with the package, its tools and the default model
 
@@ -41,6 +41,10 @@ demo: ## set up, measure the default model, sweep a little, draw the figure (abo
 
 test: setup ## set up and run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+PYTHONS ?= $(PYTHON)
+test-range: ## the tests with the lowest and the newest of everything allowed (PYTHONS="python3.11 python3.13"; needs a network)
+	OMP_NUM_THREADS=1 $(PYTHON) tests/range.py $(PYTHONS)
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 import msrnn_bench as mb
 from msrnn_bench.multistate.attention import Session
 from msrnn_bench.multistate.cache import MultiState
+from msrnn_bench.multistate.naming import carried
 from msrnn_bench.results.provenance import machine
 from msrnn_bench.runs.build import build
 from msrnn_bench.runs.compose import compose_one
@@ -51,11 +52,11 @@ def bounded_at(model, ids: torch.Tensor, position: int, policy: mb.Policy, k: in
     states = mb.bounded(model, policy, k)
     with states:
         for at in range(0, position, PIECE):
-            model(ids[:, at : min(at + PIECE, position)], past_key_values=states.current, logits_to_keep=1)
+            model(ids[:, at : min(at + PIECE, position)], **carried(model, states.current), logits_to_keep=1)
 
     def step(i: int) -> None:
         with states:
-            model(ids[:, position + i : position + i + 1], past_key_values=states.current)
+            model(ids[:, position + i : position + i + 1], **carried(model, states.current))
 
     return states, step
 
@@ -64,8 +65,8 @@ def library_at(model, ids: torch.Tensor, position: int) -> Callable[[int], objec
     """The same with the library's own cache and attention."""
     cache = DynamicCache(config=model.config)
     for at in range(0, position, PIECE):
-        model(ids[:, at : min(at + PIECE, position)], past_key_values=cache, logits_to_keep=1)
-    return lambda i: model(ids[:, position + i : position + i + 1], past_key_values=cache)
+        model(ids[:, at : min(at + PIECE, position)], **carried(model, cache), logits_to_keep=1)
+    return lambda i: model(ids[:, position + i : position + i + 1], **carried(model, cache))
 
 
 @torch.no_grad()
@@ -157,7 +158,7 @@ def prompts() -> None:
         model.generate(ids, **options)
 
     def apart(_: int) -> None:
-        model.generate(ids, past_key_values=MultiState.join([read_on(model, row[:-1]) for row in rows]), **options)
+        model.generate(ids, **carried(model, MultiState.join([read_on(model, row[:-1]) for row in rows])), **options)
 
     print(
         f"four prompts of 3,850 tokens, SmolLM2, bfloat16, {torch.get_num_threads()} threads: one by one against a batch",

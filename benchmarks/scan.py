@@ -19,6 +19,7 @@ from collections.abc import Callable
 import torch
 
 import msrnn_bench as mb
+from msrnn_bench.multistate.naming import carried
 from msrnn_bench.results.provenance import machine
 from msrnn_bench.runs.build import build
 from msrnn_bench.runs.compose import compose_one
@@ -115,7 +116,7 @@ def recurrence() -> None:
     def token_by_token() -> None:
         with mb.bounded(model, mb.Tova(), 256, engine="recurrence") as states:
             for t in range(ids.shape[1]):
-                model(ids[:, t : t + 1], past_key_values=states.current)
+                model(ids[:, t : t + 1], **carried(model, states.current))
 
     def ours(engine: str) -> Callable[[], None]:
         def work() -> None:
@@ -140,6 +141,7 @@ def recurrence() -> None:
 STREAM = """
 import json, resource, sys, time, torch, msrnn_bench as mb
 from transformers import LlamaConfig, LlamaForCausalLM
+from msrnn_bench.multistate.naming import carried
 torch.manual_seed(0)
 config = LlamaConfig(hidden_size=256, intermediate_size=688, num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=4,
                      vocab_size=4096, max_position_embeddings=131072)
@@ -151,7 +153,7 @@ with mb.bounded(model, mb.Tova(), 512) as states:
     states.current = None
     begin = time.perf_counter()
     for at in range(0, tokens, chunk):
-        model(ids[:, at:at + chunk], past_key_values=states.current)
+        model(ids[:, at:at + chunk], **carried(model, states.current))
     spent = time.perf_counter() - begin
 print(json.dumps({"per_token": spent / tokens, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
 """

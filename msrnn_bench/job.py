@@ -75,8 +75,13 @@ def load(job: Job) -> Loaded:
     if key not in job.shared:
         for old in [k for k in job.shared if k[0] in ("model", "chunks")]:
             del job.shared[old]
-        job.shared[key] = job.model.load(dtype=job.dtype, device=job.device, seed=job.seed)
-        _refuse_foreign_ids(job.shared[key], str(getattr(job.model, "path", None) or getattr(job.model, "name", "the model")))
+        from msrnn_bench.multistate.guard import verify  # torch: only where a model is read
+
+        loaded = job.model.load(dtype=job.dtype, device=job.device, seed=job.seed)
+        # Here, so that no row's seconds have it; a model that fails is refused where it is bounded.
+        loaded.info["verified"] = verify(loaded.model).record
+        _refuse_foreign_ids(loaded, str(getattr(job.model, "path", None) or getattr(job.model, "name", "the model")))
+        job.shared[key] = loaded
     return job.shared[key]
 
 

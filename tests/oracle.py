@@ -1,6 +1,8 @@
 """A bounded multi-state RNN built from nothing of ours: the unmodified model, eager attention, one token a call, rows
 deleted from the library's own cache by each policy's rule, written out again here from the paper."""
 
+import inspect
+
 import torch
 from transformers import DynamicCache
 
@@ -31,16 +33,27 @@ def bounded_logits(model, ids, policy, k):
         model.set_attn_implementation(before)
 
 
+class Seen(DynamicCache):
+    """The library's cache, its rows deleted; models that take no positions count by it, so it says what was read."""
+
+    read = 0
+
+    def get_seq_length(self, layer_idx=0):
+        return self.read
+
+    def get_query_offset(self, layer_idx=0):
+        return self.read
+
+
 @torch.no_grad()
 def _walk(model, ids, policy, k):
-    cache, logits = DynamicCache(), []
-    layers = model.config.num_hidden_layers
+    cache, logits = Seen(), []
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    layers = model.config.get_text_config().num_hidden_layers
     positions, scores = [None] * layers, [None] * layers
     for t in range(ids.shape[1]):
-        answer = model(
-            ids[:, t : t + 1], past_key_values=cache, use_cache=True, position_ids=torch.tensor([[t]]),
-            attention_mask=torch.ones(1, len_of(cache) + 1, dtype=torch.long), output_attentions=True,
-        )  # fmt: skip
+        answer = model(ids[:, t : t + 1], use_cache=True, output_attentions=True, **{name: cache})
+        cache.read += 1
         logits.append(answer.logits[0, 0])
         for layer in range(layers):
             keys, values = cache.layers[layer].keys, cache.layers[layer].values
@@ -71,10 +84,6 @@ def _walk(model, ids, policy, k):
                 cache.layers[layer].keys = keys[0][stay].view(1, heads, k, -1)
                 cache.layers[layer].values = values[0][stay].view(1, heads, k, -1)
     return torch.stack(logits), positions
-
-
-def len_of(cache):
-    return cache.layers[0].keys.shape[2] if cache.layers else 0
 
 
 def leaving(policy, where, score, now, k):

@@ -8,6 +8,7 @@ from conftest import CONFIGS, GOLDEN, evicting, policies, tiny
 from transformers import AutoModelForCausalLM, DynamicCache
 
 import msrnn_bench as mb
+from msrnn_bench.multistate.naming import cache_in, carried
 
 
 def text(tokens=70, batch=1, vocabulary=96):
@@ -65,7 +66,7 @@ def test_golden_tova(golden, engine):
             logits = [model(ids[:, : prompt or ids.shape[1]]).logits[0]]
             if prompt:
                 for t in range(prompt, ids.shape[1]):
-                    logits.append(model(ids[:, t : t + 1], past_key_values=states.current).logits[0])
+                    logits.append(model(ids[:, t : t + 1], **carried(model, states.current)).logits[0])
         torch.testing.assert_close(torch.cat(logits), torch.tensor(data[key]), atol=1e-5, rtol=0)
         seen += 1
     assert seen >= 2
@@ -109,7 +110,7 @@ def test_padded_batch_rows_are_the_rows_alone(name):
             together = model(ids, attention_mask=mask).logits
             assert states.current.get_seq_length() == 60
             head = model(ids[:, :30], attention_mask=mask[:, :30])
-            tail = model(ids[:, 30:], past_key_values=head.past_key_values).logits  # no mask: positions go on by row
+            tail = model(ids[:, 30:], **carried(model, cache_in(head))).logits  # no mask: positions go on by row
             alone = [model(ids[row : row + 1, mask[row].bool()]).logits[0] for row in range(3)]
         for row in range(3):
             torch.testing.assert_close(together[row, mask[row].bool()], alone[row], atol=1e-8, rtol=0)
@@ -123,8 +124,8 @@ def test_carried_and_forked_states(policy):
         whole = model(ids).logits
         first = model(ids[:, :50])
         fork = states.fork()
-        second = model(ids[:, 50:], past_key_values=first.past_key_values).logits
-        again = model(ids[:, 50:], past_key_values=fork).logits
+        second = model(ids[:, 50:], **carried(model, cache_in(first))).logits
+        again = model(ids[:, 50:], **carried(model, fork)).logits
     torch.testing.assert_close(torch.cat([first.logits, second], dim=1), whole, atol=1e-9, rtol=0)
     assert torch.equal(second, again)
 
@@ -148,7 +149,7 @@ def test_greedy_generation_is_the_recurrence(name, policy):
                 scores[2] = -torch.inf  # min_new_tokens bars the end
                 token = scores.argmax()
                 assert token == batch[row, step], f"row {row}, step {step}"
-                logits = model(token.view(1, 1), past_key_values=logits.past_key_values)
+                logits = model(token.view(1, 1), **carried(model, cache_in(logits)))
 
 
 def test_beams_take_their_states_along():
@@ -194,13 +195,13 @@ def test_one_state_size_per_layer():
 @pytest.mark.parametrize(
     ("message", "call"),
     [
-        ("another cache", lambda m: m(text(4), past_key_values=filled(m))),
+        ("another cache", lambda m: m(text(4), **carried(m, filled(m)))),
         ("2-D", lambda m: m(text(4), attention_mask=torch.ones(1, 1, 4, 4))),
         ("packed", lambda m: m(text(4), position_ids=torch.tensor([[0, 1, 0, 1]]))),
         ("output_attentions", lambda m: m(text(4), output_attentions=True)),
         ("covers 9 tokens", lambda m: m(text(4), attention_mask=torch.ones(1, 9))),
         ("leave the outer", lambda m: mb.bounded(m, mb.Tova(), 4).__enter__()),
-        ("crop", lambda m: m(text(4)).past_key_values.crop(-1)),
+        ("crop", lambda m: cache_in(m(text(4))).crop(-1)),
         ("neither", lambda m: m()),
     ],
 )

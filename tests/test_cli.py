@@ -53,6 +53,7 @@ def test_one_cell(here, capsys):
     assert (rows["first_eviction"] == 16).all() and (rows["max_states"] == 16).all()
     manifest = json.loads(Path(f"results/cells/{cell}.json").read_text())
     assert manifest["status"] == "ok" and manifest["versions"]["torch"] and manifest["dataset"]["fingerprint"]
+    assert manifest["model"]["verified"]["verified"] == "twin" and manifest["model"]["verified"]["probe"]["sensitive"]
     before = Path(f"results/cells/{cell}.csv").stat().st_mtime_ns
     assert run("policy=tova", "cache=16") == 0
     assert "finished already" in capsys.readouterr().out
@@ -255,6 +256,15 @@ def test_list_and_doctor(here, capsys, monkeypatch):
     assert main(["doctor"]) == 1
     said = capsys.readouterr().out
     assert "model     what to install" in said and "FAILED" in said
+
+
+def test_doctor_names_versions_that_were_not_tested(monkeypatch):
+    from msrnn_bench.results import provenance
+
+    declared = ["torch<2.0", "numpy>=1", "nothing-such>=3", 'colorama; extra == "dev"']
+    monkeypatch.setattr(provenance, "requires", lambda _: declared)
+    one, two = provenance.outside()
+    assert one.startswith("torch 2.") and one.endswith("lies outside <2.0") and "nothing-such is missing" in two
 
 
 def test_a_crash_leaves_a_manifest_and_the_sweep_goes_on(here, monkeypatch, capfd):

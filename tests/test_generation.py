@@ -7,6 +7,7 @@ from conftest import GOLDEN, TINY_MODEL, policies, tiny
 from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList
 
 import msrnn_bench as mb
+from msrnn_bench.multistate.naming import carried
 
 NEW = 200
 
@@ -153,10 +154,10 @@ def test_several_sampled_answers_to_one_prompt():
         whole = model.generate(prompt, num_return_sequences=3, **options)
         model(prompt[:, :-1])
         torch.manual_seed(5)
-        forked = model.generate(prompt.repeat(3, 1), past_key_values=states.fork(rows=3), **options)
+        forked = model.generate(prompt.repeat(3, 1), **carried(model, states.fork(rows=3)), **options)
         model(prompt[:, :-1])
         with pytest.raises(mb.UsageError, match=r"fork\(rows"):
-            model.generate(prompt.repeat(3, 1), past_key_values=states.fork(), **options)
+            model.generate(prompt.repeat(3, 1), **carried(model, states.fork()), **options)
     assert torch.equal(whole, forked) and len({tuple(row) for row in whole.tolist()}) == 3
 
 
@@ -167,9 +168,9 @@ def test_a_conversation_goes_on_from_its_states():
     with mb.bounded(model, mb.Tova(), k) as states:
         first = model.generate(text, **options)
         second = torch.cat([first, prompts([9])[0]], dim=1)
-        answer = model.generate(second, past_key_values=states.current, **options)[0, second.shape[1] :]
+        answer = model.generate(second, **carried(model, states.current), **options)[0, second.shape[1] :]
         with pytest.raises(mb.UsageError, match="the whole text so far"):  # the new turn alone
-            model.generate(second[:, -9:], past_key_values=states.fork(), **options)
+            model.generate(second[:, -9:], **carried(model, states.fork()), **options)
     logits = defined(model, second[0], answer, mb.Tova(), k)
     logits[:, 2] = -torch.inf
     assert torch.equal(logits.argmax(-1), answer)
@@ -194,16 +195,16 @@ def test_a_batch_whose_rows_ended_apart_is_no_beginning_of_a_next_turn():
         assert out[1, 24:].eq(0).all()
         more = torch.cat([out, prompts([5, 5])[0]], dim=1)
         with pytest.raises(mb.UsageError, match="row 1 ended before"):
-            model.generate(more, past_key_values=states.current, max_new_tokens=3, do_sample=False, pad_token_id=0)
+            model.generate(more, **carried(model, states.current), max_new_tokens=3, do_sample=False, pad_token_id=0)
         with pytest.raises(mb.UsageError, match="row 1 ended before"):
-            model(more[:, -5:], past_key_values=states.fork())
+            model(more[:, -5:], **carried(model, states.fork()))
         together = model.generate(ids, **{**options, "min_new_tokens": 10})
         hidden = torch.cat([mask, torch.ones(2, 10, dtype=torch.long), torch.ones(2, 5, dtype=torch.long)], dim=1)
         hidden[1, 25:30] = 0
         more = torch.cat([together, prompts([5, 5])[0]], dim=1)
         with pytest.raises(mb.UsageError, match="cannot be taken back"):
-            model.generate(more, attention_mask=hidden, past_key_values=states.fork(), max_new_tokens=3, pad_token_id=0)
-        model.generate(more, past_key_values=states.current, max_new_tokens=3, do_sample=False, pad_token_id=0)
+            model.generate(more, attention_mask=hidden, **carried(model, states.fork()), max_new_tokens=3, pad_token_id=0)
+        model.generate(more, **carried(model, states.current), max_new_tokens=3, do_sample=False, pad_token_id=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -214,7 +215,7 @@ def test_decoding_writes_into_the_evicted_slot(dtype):
         model(prompts([40])[0])
         places = set()
         for step in range(60):
-            model(torch.tensor([[step + 3]]), past_key_values=states.current)
+            model(torch.tensor([[step + 3]]), **carried(model, states.current))
             state = states.current.layers_[0]
             places.add((state.keys.data_ptr(), state.values.data_ptr(), tuple(state.keys.shape)))
     assert len(places) == 1

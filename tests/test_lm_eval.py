@@ -20,6 +20,7 @@ import msrnn_bench as mb
 from msrnn_bench.cli.lm_eval import Msrnn
 from msrnn_bench.cli.main import main
 from msrnn_bench.errors import MachineError, UsageError
+from msrnn_bench.multistate.naming import carried
 from msrnn_bench.tasks.lm_eval import scoring as harness_scoring
 from msrnn_bench.tasks.lm_eval import tasks as harness_tasks
 from msrnn_bench.tasks.lm_eval.harness import Harness, _warn_of_cuts
@@ -205,7 +206,7 @@ def test_oneshot_cuts_between_context_and_continuation():
         with mb.bounded(lm.model, lm.job.policy, 12, prefill="oneshot") as states, torch.no_grad():
             logits = [lm.model(torch.tensor([target.context])).logits[0, -1:]]
             if len(target.ids) > 1:
-                logits.append(lm.model(torch.tensor([target.ids[:-1]]), past_key_values=states.current).logits[0])
+                logits.append(lm.model(torch.tensor([target.ids[:-1]]), **carried(lm.model, states.current)).logits[0])
         rows = torch.cat(logits).log_softmax(-1)
         assert total == pytest.approx(float(rows[range(len(target.ids)), list(target.ids)].sum()), **EXACT)
     assert max(abs(a - b) for (a, _), (b, _) in zip(found, stepwise, strict=True)) > 0.01

@@ -179,8 +179,13 @@ def test_identity_is_what_can_change_a_number(tmp_path: Path):
     for change in ({"stories": 9}, {"new_tokens": 9}, {"temperature": 0.5}, {"top_p": 0.5}, {"chat": True}, {"prompt": "x"}):
         assert task(**change).settings() != plain
     judged = task(judge="endpoint", judge_model="one").settings()
-    assert judged != plain and task(judge="endpoint", judge_model="one", judge_timeout=1, batch=2).settings() == judged
-    for change in ({"judge_model": "two"}, {"judge_prompt": "{first}{second}"}, {"judge_temperature": None}):
+    assert judged != plain and task(judge="endpoint", judge_model="one", judge_timeout=60, batch=2).settings() == judged
+    for change in (
+        {"judge_model": "two"},
+        {"judge_prompt": "{first}{second}"},
+        {"judge_temperature": None},
+        {"judge_timeout": 1},
+    ):
         assert task(**{"judge": "endpoint", "judge_model": "one", **change}).settings() != judged
     folder = TINY_MODEL
     (tmp_path / "link").symlink_to(folder)

@@ -72,7 +72,7 @@ ALLOWED = {
     "errors": set(), "moved": set(),
     "policies": {"errors"}, "results": {"errors"}, "datasets": {"errors"}, "models": {"errors"},
     "multistate": {"errors", "policies"},
-    "job": {"errors", "datasets", "models", "policies", "results"},
+    "job": {"errors", "datasets", "models", "multistate", "policies", "results"},
     "tasks": {"errors", "policies", "results", "datasets", "models", "multistate", "job"},
     "figures": {"errors", "results"},
     "__init__": {"errors", "moved", "multistate", "policies"},

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from msrnn_bench.errors import UsageError
-from msrnn_bench.results.provenance import PACKAGES, machine, versions
+from msrnn_bench.results.provenance import PACKAGES, machine, outside, versions
 
 HUB_MODELS = "models--*"
 
@@ -17,6 +17,8 @@ def main() -> int:
     """Print the report; 1 when the self-check fails."""
     found, here = versions(), machine()
     print("versions  " + ", ".join(f"{name} {found[name] or 'MISSING'}" for name in ("python", *PACKAGES)))
+    for one in outside():
+        print(f"          {one}: untested; pip install 'msrnn-bench' into a new environment brings what was tested")
     print(f"machine   {here['processor'] or here['system']}, {here['cores']} cores, CUDA: {here['cuda'] or 'none'}")
     print(
         f"threads   torch {here['threads']}" + "".join(f", {k}={os.environ[k]}" for k in ("OMP_NUM_THREADS",) if k in os.environ)

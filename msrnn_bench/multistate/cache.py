@@ -31,6 +31,8 @@ class LayerReport:
 class MultiState(Cache):
     """One `State` per layer. To the model it looks like a cache that has seen all tokens: positions stay true."""
 
+    _is_user_defined = True  # to `generate`: it may not read a token beyond the end and take it back (it would, on mps)
+
     def __init__(self, rules: list[Rule], documents: tuple[int, ...] | None) -> None:
         super().__init__(layers=[])
         self.rules = rules
@@ -38,6 +40,7 @@ class MultiState(Cache):
         self.columns = [0] * len(rules)
         self.padding: Tensor | None = None
         self._new = 0
+        self.single = False  # a fork: for one continuation
         self._ended: list[bool] = []  # rows whose last token was an end mark
         self._spoilt: list[int] = []  # rows that were fed padding behind it
 
@@ -63,7 +66,7 @@ class MultiState(Cache):
         if new > 1 and self._spoilt:
             raise UsageError(
                 f"row {self._spoilt[0]} ended before other rows of the batch, and the padding that generate fed it since has "
-                "evicted real states: start the next turn without past_key_values, or hold one conversation a batch"
+                "evicted real states: start the next turn without these states, or hold one conversation a batch"
             )
         if new > 1 or len(self._ended) != batch:
             self._ended, self._spoilt = [False] * batch, []
@@ -80,7 +83,7 @@ class MultiState(Cache):
             if int(told) != read:
                 raise UsageError(
                     f"attention_mask says that row {row} has {int(told)} tokens so far, but its states have read {read}; padding "
-                    "in the middle cannot be taken back: start without past_key_values, or hold one conversation a batch"
+                    "in the middle cannot be taken back: start without these states, or hold one conversation a batch"
                 )
 
     def true_positions(self, device: torch.device) -> Tensor | None:
@@ -105,11 +108,28 @@ class MultiState(Cache):
     def fork(self, rows: int = 1) -> MultiState:
         """A copy that goes its own way: a document read once, many questions asked. `rows` repeats each row of the
         batch that often: many answers to one prompt."""
+        if not self.layers_:
+            raise UsageError(
+                "this fork was gone on from already and holds nothing: fork states.current, or fork before you go on"
+            )
         other = MultiState(self.rules, self.layers_[0].documents)
         other.layers_, other.columns = [state.fork() for state in self.layers_], list(self.columns)
         other._ended, other._spoilt = list(self._ended), list(self._spoilt)
         if rows > 1:
             other.batch_repeat_interleave(rows)
+        other.single = True
+        return other
+
+    def taken(self) -> MultiState:
+        """These states in a new place: a call that goes on from a fork has them, and the fork is empty-handed. Without this a
+        second continuation of one fork would go on from the end of the first, and nothing would show."""
+        if not self.layers_:
+            raise UsageError(
+                "this fork was gone on from already: take states.fork() again for another continuation, states.current to go on"
+            )
+        other = MultiState(self.rules, None)
+        other.layers_, self.layers_ = self.layers_, []
+        other.columns, other._ended, other._spoilt = self.columns, self._ended, self._spoilt
         return other
 
     @classmethod
@@ -159,7 +179,7 @@ class MultiState(Cache):
         raise UsageError("evicted states cannot come back: crop and assisted decoding do not work inside bounded()")
 
     def reset(self) -> None:
-        raise UsageError("start a new call without past_key_values instead of resetting the states")
+        raise UsageError("start a new call without these states instead of resetting the states")
 
     @property
     def batch_size(self) -> int:
@@ -176,6 +196,10 @@ class MultiState(Cache):
     @property
     def is_croppable(self) -> bool:
         return False
+
+    @property
+    def is_linear(self) -> list[bool]:
+        return [False] * len(self.layers_)
 
     @property
     def is_sliding(self) -> list[bool]:

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from msrnn_bench.errors import UsageError
 
+NAME = "msrnn_bounded"  # of our attention, to the library
 _OTHER_LAYERS = {"linear_attention", "chunked_attention", "mamba", "conv", "recurrent"}
 
 
@@ -15,7 +16,7 @@ def check_supported(model: PreTrainedModel) -> None:
     """Raise UsageError where keeping k states would not be all that changes."""
     config = model.config.get_text_config()
     name = type(model).__name__
-    if model.config._attn_implementation == "msrnn_bounded":
+    if model.config._attn_implementation == NAME:
         raise UsageError("bounded() inside bounded(): leave the outer block first")
     if model.training:
         raise UsageError("the model is in training mode; call model.eval() first")
@@ -30,6 +31,17 @@ def check_supported(model: PreTrainedModel) -> None:
     other = _OTHER_LAYERS & set(getattr(config, "layer_types", None) or ())
     if other:
         raise UsageError(f"{name} has layers of type {', '.join(sorted(other))}, whose state is not a key-value cache")
+
+
+def layer_count(model: PreTrainedModel) -> int:
+    """How many layers have states."""
+    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    if not isinstance(count, int) or count < 1:
+        raise UsageError(
+            f"the configuration of {type(model).__name__} does not say how many layers it has (num_hidden_layers), so "
+            "they cannot be bounded; take a decoder-only model"
+        )
+    return count
 
 
 def sliding_window(config: Any) -> int | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numba", "numpy", "datasets", "hydra-core", "gguf", "msrnn-bench")
 
@@ -19,6 +21,26 @@ def versions() -> dict[str, str | None]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = None
+    return found
+
+
+def outside() -> list[str]:
+    """Installed packages whose version lies outside the range that msrnn-bench declares, which is the range it was tested in."""
+    try:
+        declared = requires("msrnn-bench") or []
+    except PackageNotFoundError:
+        return []
+    found = []
+    for wanted in map(Requirement, declared):
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            have = version(wanted.name)
+        except PackageNotFoundError:
+            found.append(f"{wanted.name} is missing (declared: {wanted.specifier})")
+            continue
+        if not wanted.specifier.contains(have, prereleases=True):
+            found.append(f"{wanted.name} {have} lies outside {wanted.specifier}")
     return found
 
 

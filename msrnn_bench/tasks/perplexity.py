@@ -6,6 +6,7 @@ tokenizer adds one itself; all of it is in the rows. The loss is summed by docum
 
 from __future__ import annotations
 
+import logging
 import resource
 import sys
 import time
@@ -24,8 +25,12 @@ from msrnn_bench.errors import Count, UsageError, check_fields
 from msrnn_bench.job import Job, load
 from msrnn_bench.models.sources import Loaded
 from msrnn_bench.multistate.attention import Session, bounded
+from msrnn_bench.multistate.naming import carried
+from msrnn_bench.multistate.rotation import piece_of
 from msrnn_bench.policies import Baseline, Full
 from msrnn_bench.results.cells import Row
+
+log = logging.getLogger(__name__)
 
 PIECE = 32  # rows of logits turned into a loss at a time: megabytes that stay in the cache, not a chunk's hundreds
 
@@ -74,6 +79,11 @@ class Perplexity:
     def rows(self, job: Job) -> Iterator[Row]:
         """Rows of all documents, in order."""
         loaded, pieces = _inputs(job)
+        if piece_of(loaded.model.config, job.context, self.chunk) > min(self.chunk, job.context):
+            log.warning(
+                "the model's rotation depends on the text's length: each is read in one call of %d tokens, not of %d",
+                job.context, self.chunk,
+            )  # fmt: skip
         job.progress.start(len(pieces) * job.context)
         columns = {**job.columns, "bos": pieces[0].bos}
         kept: dict[str, list[np.ndarray]] = {}
@@ -142,18 +152,19 @@ def _inputs(job: Job) -> tuple[Loaded, list[Chunk]]:
 
 def losses(model: Any, ids: Tensor, chunk: int, states: Session, full: Session | None) -> dict[str, np.ndarray]:
     """Per target of ids [1, T]: nll, and against the full model kl and top1_agreement. The state is carried from one
-    forward pass to the next, so [T, vocabulary] never exists."""
+    forward pass to the next, so [T, vocabulary] never exists (but for models whose rotation needs the whole text at once)."""
     total = ids.shape[1]
+    chunk = piece_of(model.config, total, chunk)
     parts: dict[str, list[Tensor]] = {"nll": []}
     for at in range(0, total, chunk):
         part = ids[:, at : at + chunk]
         targets = ids[0, at + 1 : at + chunk + 1]
         with states:
-            logits = model(part, past_key_values=states.current).logits[0, : len(targets)]
+            logits = model(part, **carried(model, states.current)).logits[0, : len(targets)]
         reference = None
         if full is not None:
             with full:
-                reference = model(part, past_key_values=full.current).logits[0, : len(targets)]
+                reference = model(part, **carried(model, full.current)).logits[0, : len(targets)]
         for row in range(0, len(targets), PIECE):
             here = slice(row, row + PIECE)
             parts["nll"].append(_nll(logits[here], targets[here]))

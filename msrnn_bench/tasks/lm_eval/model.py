@@ -29,6 +29,7 @@ from msrnn_bench.job import Job
 from msrnn_bench.models.sources import Loaded
 from msrnn_bench.multistate.attention import Session
 from msrnn_bench.multistate.cache import MultiState
+from msrnn_bench.multistate.naming import carried
 from msrnn_bench.policies import Baseline
 from msrnn_bench.results.journal import Journal
 from msrnn_bench.tasks.lm_eval.context import quiet
@@ -240,7 +241,7 @@ class BoundedLM(HFLM):
         rows = [tuple(row[mask.bool()].tolist()) for row, mask in zip(context, real, strict=True)]
         self._generated = ours = session(self.model, self.job, rows)
         if self.job.prefill == "stepwise" and min(map(len, rows)) > 1:
-            generation_kwargs["past_key_values"] = self._read(ours, rows)
+            generation_kwargs.update(carried(self.model, self._read(ours, rows)))
         with ours:
             return super()._model_generate(context, max_length, stop, **generation_kwargs)
 

@@ -20,6 +20,8 @@ from torch import Tensor
 from msrnn_bench.job import Job
 from msrnn_bench.multistate.attention import Session
 from msrnn_bench.multistate.cache import LayerReport, MultiState
+from msrnn_bench.multistate.naming import cache_in, carried
+from msrnn_bench.multistate.rotation import piece_of
 from msrnn_bench.tasks.writing.answers import check_states, evictions_due, job_session, padded, state_bytes
 
 PASS = 1024  # tokens of a forward pass, all rows together; memory and speed, never the result
@@ -156,12 +158,13 @@ class Scorer:
     def _read(self, ids: Tensor, real: Tensor) -> tuple[MultiState, Tensor]:
         """The states after each row [B, T] of a context and its mask, and the logits [B, V] of what comes next."""
         width = ids.shape[1] if self.job.prefill == "oneshot" else max(1, PASS // len(ids))
+        width = piece_of(self.model.config, ids.shape[1], width)
         last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(self.model.forward).parameters else {}
         states = None
         for at in range(0, ids.shape[1], width):
             end = at + width
-            out = self.model(ids[:, at:end], attention_mask=real[:, :end], past_key_values=states, **last)
-            states = out.past_key_values
+            out = self.model(ids[:, at:end], attention_mask=real[:, :end], **carried(self.model, states), **last)
+            states = cache_in(out)
         assert states is not None
         return states, out.logits[:, -1]
 
@@ -173,9 +176,10 @@ class Scorer:
         scores = [_gain(first[row : row + 1], target.ids[:1]) for row, target in enumerate(targets)]
         for at in range(0, ids.shape[1], width):
             end = at + width
-            logits = self.model(ids[:, at:end], attention_mask=real[:, : seen + end], past_key_values=states).logits
+            out = self.model(ids[:, at:end], attention_mask=real[:, : seen + end], **carried(self.model, states))
+            states = cache_in(out)
             for row, target in enumerate(targets):
-                logprob, greedy = _gain(logits[row], target.ids[at + 1 : end + 1])
+                logprob, greedy = _gain(out.logits[row], target.ids[at + 1 : end + 1])
                 scores[row] = scores[row][0] + logprob, scores[row][1] and greedy
         return scores
 

@@ -22,6 +22,8 @@ from msrnn_bench.job import Job
 from msrnn_bench.models.sources import Loaded
 from msrnn_bench.multistate.attention import Session, bounded
 from msrnn_bench.multistate.cache import LayerReport, MultiState
+from msrnn_bench.multistate.naming import cache_in, carried
+from msrnn_bench.multistate.rotation import piece_of
 from msrnn_bench.policies import Baseline, Full
 
 PIECE = 1024  # tokens a forward pass while a prompt is read; memory and speed, never the result
@@ -137,7 +139,7 @@ class Writer:
         session.documents = tuple(one.document for one in asked)
         with session, _no_defaults(model):
             out = model.generate(
-                prompts, attention_mask=mask, past_key_values=states, generation_config=config,
+                prompts, attention_mask=mask, generation_config=config, **carried(model, states),
                 logits_processor=LogitsProcessorList(processors), stopping_criteria=stop,
             )  # fmt: skip
         share = (time.perf_counter() - begin) / len(asked)
@@ -181,9 +183,10 @@ def read_on(model: Any, ids: Sequence[int], states: MultiState | None = None) ->
     """Read one row of ids, at least one, within a session, a piece at a time; the logits, which nobody asked for, of one
     token only."""
     last: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-    for at in range(0, len(ids), PIECE):
-        piece = torch.tensor([ids[at : at + PIECE]], device=model.device)
-        states = model(piece, past_key_values=states, **last).past_key_values
+    width = piece_of(model.config, len(ids), PIECE)
+    for at in range(0, len(ids), width):
+        piece = torch.tensor([ids[at : at + width]], device=model.device)
+        states = cache_in(model(piece, **carried(model, states), **last))
     assert states is not None
     return states
 

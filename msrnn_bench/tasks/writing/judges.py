@@ -25,6 +25,8 @@ from msrnn_bench.datasets.chunks import bos_ids
 from msrnn_bench.errors import MachineError, UsageError, one_line
 from msrnn_bench.models.sources import Loaded
 from msrnn_bench.multistate.attention import bounded
+from msrnn_bench.multistate.naming import carried
+from msrnn_bench.multistate.rotation import piece_of
 from msrnn_bench.policies import Full
 
 URL, KEY = "MSRNN_JUDGE_URL", "MSRNN_JUDGE_KEY"
@@ -187,7 +189,8 @@ class LocalJudge:
         model = self.loaded.model
         last: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
         with bounded(model, Full()) as states:
-            for at in range(0, len(ids), PIECE):
-                piece = torch.tensor([ids[at : at + PIECE]], device=model.device)
-                logits = model(piece, past_key_values=states.current, **last).logits[0, -1]
+            width = piece_of(model.config, len(ids), PIECE)
+            for at in range(0, len(ids), width):
+                piece = torch.tensor([ids[at : at + width]], device=model.device)
+                logits = model(piece, **carried(model, states.current), **last).logits[0, -1]
         return logits
