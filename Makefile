@@ -65,5 +65,5 @@ bench: setup ## ratios against plain full attention, measured side by side (abou
 	$(BIN)/python benchmarks/scan.py
 
 clean: ## remove what the commands above made, but no results
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -41,12 +41,7 @@ def _pickles(source: Path) -> list[Path]:
         raise UsageError(f"{source} has no config.json: give a model folder in the transformers format")
     files.refuse_adapter(source)
     index = source / "pytorch_model.bin.index.json"
-    names = ["pytorch_model.bin"]
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
-            raise UsageError(f"{index} cannot be read ({one_line(error)}): copy the model folder again") from error
+    names = files.indexed(index) if index.is_file() else ["pytorch_model.bin"]
     for name in names:
         if not (source / name).is_file():
             raise UsageError(f"{source} lacks {name}: give a folder with all of its pickled weights (pytorch_model*.bin)")

@@ -65,6 +65,14 @@ def has_tokenizer(folder: Path) -> bool:
     return any(next(folder.glob(pattern), None) for pattern in VOCABULARY)
 
 
+def indexed(index: Path) -> list[str]:
+    """The files that an index of weights names."""
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise UsageError(f"{index} cannot be read ({one_line(error)}): copy the model folder again") from error
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors that transformers would read from the folder; anything missing is a UsageError."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
@@ -73,10 +81,7 @@ def weight_files(folder: Path) -> list[Path]:
     if single.is_file():
         return [single]
     if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
-            raise UsageError(f"{index} cannot be read ({one_line(error)}): copy the model folder again") from error
+        names = indexed(index)
         for name in names:
             if not (folder / name).is_file():
                 raise UsageError(f"{folder} lacks {name}, which its index names: copy or download the folder again")
