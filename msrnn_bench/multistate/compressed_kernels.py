@@ -14,7 +14,6 @@ import numpy as np
 from msrnn_bench.multistate import kernels
 
 FAST = kernels.FAST
-LANES = 4  # states whose values are added up together
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)
@@ -32,7 +31,7 @@ def walk(
     slots, where = np.empty((deciders, most), np.int64), np.empty((deciders, most), np.int64)
     gaps, score = np.zeros((deciders, most), np.int64), np.zeros((deciders, most), scores.dtype)
     far, mean, rows = np.empty(most, np.int64), np.empty(most, out.dtype), np.empty((reps, most), out.dtype)
-    turned, wide = np.empty(width, out.dtype), np.empty((LANES, width), out.dtype)
+    wide, in_row = np.empty((most if narrow else 0, width), out.dtype), np.arange(most)
     share = out.dtype.type(deciders) / out.dtype.type(heads)
     for b in range(batch):
         n = alive[b]
@@ -50,10 +49,18 @@ def walk(
                 mean[: new + 1] = 0.0
                 for g in range(p * own, (p + 1) * own):
                     keys[b, g, new], values[b, g, new] = key[b, g, t], value[b, g, t]
-                    _logits(query[b], keys[b, g], slots[p], far, cos, sin, scale, narrow, turned, rows, g * reps, t, new + 1)
+                    if narrow:
+                        _widen(keys[b, g], slots[p], wide, new + 1)
+                        _logits(query[b], wide, in_row, far, cos, sin, scale, rows, g * reps, t, new + 1)
+                    else:
+                        _logits(query[b], keys[b, g], slots[p], far, cos, sin, scale, rows, g * reps, t, new + 1)
                     for r in range(reps):
                         _softmax(rows[r], mean, share, new + 1)
-                    _outputs(values[b, g], slots[p], rows, narrow, wide, out[b], g * reps, t, new + 1)
+                    if narrow:
+                        _widen(values[b, g], slots[p], wide, new + 1)
+                        _outputs(wide, in_row, rows, out[b], g * reps, t, new + 1)
+                    else:
+                        _outputs(values[b, g], slots[p], rows, out[b], g * reps, t, new + 1)
                 if len(seeds):
                     kernels.draw_scores(mean, where[p], seeds[b], now, new + 1)
                 kernels.update(score[p], mean, memory, new + 1)
@@ -99,39 +106,41 @@ def _leave(slots, where, gaps, score, worst, newest):
         slots[i], where[i], gaps[i], score[i] = slots[i + 1], where[i + 1], gaps[i + 1], score[i + 1]
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
-def _wider(bits, target):
-    """bfloat16 is the upper half of a float32."""
-    upper = target.view(np.uint32)
-    for d in range(len(bits)):
-        upper[d] = np.uint32(bits[d]) << np.uint32(16)
+@numba.njit(cache=True, nogil=True)
+def _widen(bits, slots, wide, n):
+    """wide [n, D], by age; bfloat16 is the upper half of a float32."""
+    upper = wide.view(np.uint32)
+    for i in range(n):
+        row = bits[slots[i]]
+        for d in range(len(row)):
+            upper[i, d] = np.uint32(row[d]) << np.uint32(16)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)
-def _logits(query, keys, slots, far, cos, sin, scale, narrow, turned, rows, head, t, n):
-    """rows [R, n]: a group's queries times every key, turned back by its distance from them."""
-    width, pairs = len(turned), cos.shape[1]
-    for i in range(n):
-        key = keys[slots[i]]
-        c, s = cos[far[i]], sin[far[i]]
-        if narrow:
-            _wider(key, turned)
+def _logits(query, keys, slots, far, cos, sin, scale, rows, head, t, n):
+    """rows [R, n]: a group's queries times every key, turned back by its distance from them; four queries at a time, so that a
+    key is turned in registers and never written."""
+    pairs, width, last = cos.shape[1], keys.shape[1], rows.shape[0] - 1
+    for r0 in range(0, last + 1, 4):
+        r1, r2, r3 = min(r0 + 1, last), min(r0 + 2, last), min(r0 + 3, last)  # the last one again where there are fewer
+        q0, q1, q2, q3 = query[head + r0, t], query[head + r1, t], query[head + r2, t], query[head + r3, t]
+        for i in range(n):
+            key, c, s = keys[slots[i]], cos[far[i]], sin[far[i]]
+            d0 = d1 = d2 = d3 = rows.dtype.type(0.0)
             for d in range(pairs):
-                one, two = turned[d], turned[pairs + d]
-                turned[d] = one * c[d] + two * s[d]
-                turned[pairs + d] = two * c[d] - one * s[d]
-        else:
-            for d in range(pairs):
-                turned[d] = key[d] * c[d] + key[pairs + d] * s[d]
-                turned[pairs + d] = key[pairs + d] * c[d] - key[d] * s[d]
+                one, two = key[d], key[pairs + d]
+                x, y = one * c[d] + two * s[d], two * c[d] - one * s[d]
+                d0 += q0[d] * x + q0[pairs + d] * y
+                d1 += q1[d] * x + q1[pairs + d] * y
+                d2 += q2[d] * x + q2[pairs + d] * y
+                d3 += q3[d] * x + q3[pairs + d] * y
             for d in range(2 * pairs, width):
-                turned[d] = key[d]
-        for r in range(rows.shape[0]):
-            asked = query[head + r, t]
-            dot = turned.dtype.type(0.0)
-            for d in range(width):
-                dot += asked[d] * turned[d]
-            rows[r, i] = dot * scale
+                x = key[d]
+                d0 += q0[d] * x
+                d1 += q1[d] * x
+                d2 += q2[d] * x
+                d3 += q3[d] * x
+            rows[r0, i], rows[r1, i], rows[r2, i], rows[r3, i] = d0 * scale, d1 * scale, d2 * scale, d3 * scale
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)
@@ -151,25 +160,24 @@ def _softmax(row, mean, share, n):
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)
-def _outputs(values, slots, rows, narrow, wide, out, head, t, n):
-    """out [R, D] = rows [R, n] times the values, LANES of them at a time."""
-    width = wide.shape[1]
-    for r in range(rows.shape[0]):
+def _outputs(values, slots, rows, out, head, t, n):
+    """out [R, D] = rows [R, n] times the values, four of them at a time."""
+    reps, width, even = rows.shape[0], values.shape[1], n - n % 4
+    for r in range(reps):
         out[head + r, t, :] = 0.0
-    for i in range(0, n, LANES):
-        for lane in range(LANES):
-            if i + lane >= n:
-                wide[lane, :] = 0.0
-            elif narrow:
-                _wider(values[slots[i + lane]], wide[lane])
-            else:
-                wide[lane, :] = values[slots[i + lane]]
-        for r in range(rows.shape[0]):
-            a, b = rows[r, i], rows[r, i + 1] if i + 1 < n else 0.0
-            c, d = rows[r, i + 2] if i + 2 < n else 0.0, rows[r, i + 3] if i + 3 < n else 0.0
+    for i in range(0, even, 4):
+        v0, v1, v2, v3 = values[slots[i]], values[slots[i + 1]], values[slots[i + 2]], values[slots[i + 3]]
+        for r in range(reps):
+            a, b, c, d = rows[r, i], rows[r, i + 1], rows[r, i + 2], rows[r, i + 3]
             row = out[head + r, t]
             for x in range(width):
-                row[x] += a * wide[0, x] + b * wide[1, x] + c * wide[2, x] + d * wide[3, x]
+                row[x] += a * v0[x] + b * v1[x] + c * v2[x] + d * v3[x]
+    for i in range(even, n):
+        value = values[slots[i]]
+        for r in range(reps):
+            a, row = rows[r, i], out[head + r, t]
+            for x in range(width):
+                row[x] += a * value[x]
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)
