@@ -381,3 +381,34 @@ def test_a_rotation_that_is_not_the_models_is_not_taken():
     attention.forward = faster
     with pytest.raises(mb.UsageError, match="no rotary module"), bounded(model, mb.Tova(), 16):
         pass
+
+
+# --- the command line
+
+
+def test_a_cell_beyond_the_models_positions(tmp_path):
+    """Read under compressed positions, refused under original ones; `full` is one cell whatever the positions; a state that
+    stands farther off than the model has positions is an error and no result."""
+    import pandas as pd
+    from conftest import HELD_OUT, TINY_MODEL
+
+    from msrnn_bench.cli.main import main
+
+    def run(*more):
+        return main([
+            "run", "model=local", f"model.path={TINY_MODEL}", "dataset=text", f"dataset.path={HELD_OUT}", "documents=1",
+            f"results_dir={tmp_path}", "tokens=640", "context=640", "task.chunk=100", *more,
+        ])  # fmt: skip
+
+    def cell():
+        return {path.name for path in tmp_path.rglob("*.csv")}
+
+    assert run("policy=tova", "cache=32") == 2, "512 positions"
+    assert run("policy=tova", "cache=32", "positions=compressed") == 0
+    rows = pd.concat([pd.read_csv(path) for path in tmp_path.rglob("*.csv")])
+    assert set(rows["positions"]) == {"compressed"} and set(rows["evictions"]) == {608}
+    assert run("policy=window4", "cache=600", "positions=compressed") == 2
+    before = cell()
+    for positions in ("original", "compressed"):
+        assert run("policy=full", "context=128", "tokens=128", f"positions={positions}") == 0
+    assert len(cell() - before) == 1
