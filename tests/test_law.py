@@ -45,7 +45,7 @@ VALUES: dict[str, tuple[list[str], str, str]] = {
     "engine": ([], "scan", "recurrence"),
     "device": ([], "auto", "cpu"),
     "prefill": ([], "stepwise", "oneshot"),
-    "positions": ([], "original", "original"),
+    "positions": ([], "original", "compressed"),
     "results_dir": ([], "one", "two"),
     "cache": ([], "16", "32"),
     "context": ([], "128", "96"),
@@ -199,7 +199,7 @@ def tells(task: str, key: str) -> bool:
     if (long and key == "prefill") or (task, key) == ("lm_eval", "dataset.bos") or (key == "keep_tokens" and not long):
         return False
     cuts = group == "dataset" and name in ("start", "skip", "pack") and not long
-    return key != "positions" and not cuts and not (name in ADDRESSES and key not in VALUES)
+    return not cuts and not (name in ADDRESSES and key not in VALUES)
 
 
 def values(config, task: str, key: str) -> tuple[str, str]:

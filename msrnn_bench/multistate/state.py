@@ -25,6 +25,7 @@ class State:
     seen          tokens read so far, one number per row; the next token has this position.
     evictions     [B, P] int64, states that left; first_eviction [B, P], the step of the first one, -1 for none.
     largest       [B] the largest occupancy after eviction.
+    farthest      [B] the largest distance of a state from the query under compressed positions; elsewhere not told.
     documents     one number per row, what `Random` draws from beside its seed.
     trace         [B, P, T, k] int64: positions kept after each step of the last call, sorted, -1 padded; None unless
                   asked for.
@@ -43,6 +44,7 @@ class State:
     evictions: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     first_eviction: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     largest: list[int] = field(default_factory=list)
+    farthest: list[int] = field(default_factory=list)
     trace: Tensor | None = None
     deaths: Tensor | None = None
 
@@ -59,7 +61,7 @@ class State:
         self.scores = key.new_zeros((batch, deciders, slots), dtype=score_dtype(key.dtype))
         self.evictions = key.new_zeros((batch, deciders), dtype=torch.int64)
         self.first_eviction = key.new_full((batch, deciders), -1, dtype=torch.int64)
-        self.seen, self.alive, self.largest = [0] * batch, [0] * batch, [0] * batch
+        self.seen, self.alive, self.largest, self.farthest = ([0] * batch for _ in range(4))
         self.documents = self.documents or (0,) * batch
         if self.deaths is not None:
             self.deaths = key.new_empty((batch, deciders, 0), dtype=torch.int64)
@@ -91,9 +93,10 @@ class State:
         left = victims >= 0
         self.evictions += left.sum(-1)
         steps = victims.shape[-1]
-        begin = torch.tensor(self.seen, device=left.device)[:, None] - steps
-        first = torch.where(left.any(-1), begin + left.int().argmax(-1), -1)
-        self.first_eviction = torch.where(self.first_eviction < 0, first, self.first_eviction)
+        if bool((self.first_eviction < 0).any()):
+            begin = torch.tensor(self.seen, device=left.device)[:, None] - steps
+            first = torch.where(left.any(-1), begin + left.int().argmax(-1), -1)
+            self.first_eviction = torch.where(self.first_eviction < 0, first, self.first_eviction)
         self.note_deaths(victims)
 
     def note_deaths(self, victims: Tensor) -> None:
@@ -157,3 +160,17 @@ def oldest_first(state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     scores = state.scores[..., :alive].gather(-1, order)
     index = order.expand(*state.keys.shape[:2], alive)[..., None].expand(-1, -1, -1, state.keys.shape[-1])
     return state.keys.gather(2, index), state.values.gather(2, index), positions, scores
+
+
+def kept_each_step(before: Tensor, victims: Tensor, start: int) -> Tensor:
+    """Positions kept after each step [B, P, T, k] from who was there [B, P, S] and who left [B, P, T]."""
+    steps = victims.shape[-1]
+    now = torch.arange(start, start + steps, device=victims.device)
+    known = torch.cat([before, now.expand(*before.shape[:2], steps)], dim=-1)
+    left = known[..., None] == victims[..., None, :]  # [B, P, U, T]
+    gone = left.cumsum(-1) > 0
+    alive = (known[..., None] >= 0) & (known[..., None] <= now) & ~gone
+    width = int(alive.sum(2).max())
+    last = torch.iinfo(torch.int64).max
+    kept = torch.where(alive, known[..., None], last).transpose(-1, -2).sort(dim=-1).values[..., :width]
+    return kept.masked_fill(kept == last, -1)
