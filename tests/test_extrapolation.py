@@ -219,7 +219,7 @@ GPT2 = "{model_type: gpt2, n_layer: 1, n_head: 2, n_embd: 32, vocab_size: 300, n
         (["model.extrapolate=false"], "700 is more than the 512 positions of model: positions=compressed stays"),
         (["policy=full"], "the full model cannot read it: its control is policy=baseline cache=512"),
         (["policy=baseline", "cache=513"], "model has 512 positions: take cache=512 or less"),
-        (["model.weights=random", f"model.architecture={GPT2}"], "table of 512 positions, it cannot extrapolate: take tokens=512"),
+        (["model.weights=random", f"model.architecture={GPT2}"], "table of 512 positions, it cannot extrapolate: take tokens"),
         (
             ["model.weights=random", f"model.architecture={{model_type: mistral, sliding_window: 600, {SMALL}}}"],
             "sliding window of model would bind beyond 600 tokens",
