@@ -10,6 +10,7 @@ from matplotlib.colors import to_hex
 from test_figures import caption, drawn, marks, title
 
 from msrnn_bench import figures
+from msrnn_bench.cli.main import main
 from msrnn_bench.errors import UsageError
 from msrnn_bench.figures import style
 from msrnn_bench.figures.extrapolation import plot
@@ -149,6 +150,25 @@ def test_local_is_the_perplexity_of_a_stretch():
         plot(given, window=5)
     with pytest.raises(UsageError, match="window=71 is more buckets than there are: take window=70"):
         plot(given, local=True, window=71)
+
+
+def test_options_may_be_typed(tmp_path, capsys):
+    table(*all_of()).to_csv(tmp_path / "tidy.csv", index=False)
+    folder = f"results_dir={tmp_path}"
+    given = ["figure=extrapolation", "local=true", "window=3", "difference=true", "start=20000"]
+    assert main(["plot", folder, *given]) == 0 and (tmp_path / "extrapolation.svg").is_file()
+    typed = plot(table(*all_of()), local="true", window="3", difference="True", start="20000")
+    meant = plot(table(*all_of()), local=True, window=3, difference=True, start=20_000)
+    for one, other in zip(drawn(typed).values(), drawn(meant).values(), strict=True):
+        assert one.get_xydata().tolist() == other.get_xydata().tolist() and one.get_xdata()[0] == 20_000
+    capsys.readouterr()
+    for wrong, said in (
+        (["figure=extrapolation", "local=yes"], "local=yes must be true or false"),
+        (["figure=extrapolation", "start=-1"], "start=-1 must be a whole number of 0 or more"),
+        (["local=true"], "local=true is an option of one figure: say which, figure=NAME"),
+        (["figure=depth", "local=true"], "figure depth has no option local"),
+    ):
+        assert main(["plot", folder, *wrong]) == 2 and said in capsys.readouterr().err
 
 
 def test_difference_is_less_the_controls():

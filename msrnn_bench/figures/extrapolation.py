@@ -38,16 +38,18 @@ def plot(
     note: str | None = None,
     caption: bool = True,
     emphasise: str | Sequence[str] = "tova",
-    local: bool = False,
-    window: int = 1,
-    difference: bool = False,
-    start: int | None = None,
+    local: bool | str = False,
+    window: int | str = 1,
+    difference: bool | str = False,
+    start: int | str | None = None,
 ) -> Figure:
     """Draw all rows of task=extrapolation.
 
     note: a sentence for the caption (what kind of model this is); caption=False leaves the caption out; emphasise: the policy
     or policies drawn thick; local: the perplexity of the last `window` buckets of task.every tokens instead of that of
     all tokens so far; difference: less the control's; start: the length from which it is drawn (a seventh of all)."""
+    local, difference = _flag("local", local), _flag("difference", difference)
+    window, start = _number("window", window), None if start is None else _number("start", start)
     if window < 1 or (window > 1 and not local):
         raise UsageError(f"window={window} is a number of buckets, 1 or more, of local=true")
     panels = _lengths.read(table, width=window if local else 0, difference=difference)
@@ -69,6 +71,19 @@ def plot(
             ax.set_ylabel(_name(panel, local, window, difference) if index % columns == 0 else "")
         _axes.surround(figure, handles, text, alone, _LEGEND_COLUMNS)
     return figure
+
+
+def _flag(name: str, given: bool | str) -> bool:
+    """As it is given in Python, or typed behind `plot`."""
+    if str(given).lower() not in ("true", "false"):
+        raise UsageError(f"{name}={given} must be true or false")
+    return str(given).lower() == "true"
+
+
+def _number(name: str, given: int | str) -> int:
+    if not str(given).isdigit():
+        raise UsageError(f"{name}={given} must be a whole number of 0 or more")
+    return int(given)
 
 
 def _name(panel: Panel, local: bool, window: int, difference: bool) -> str:

@@ -47,6 +47,7 @@ class Extrapolation:
 
     name = "extrapolation"
     template = None
+    keeps_journal = False  # of a finished cell the rows say all
 
     def __post_init__(self) -> None:
         check_fields(self, "task")
