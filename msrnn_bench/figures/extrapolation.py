@@ -194,7 +194,8 @@ def _caption(panels: list[Panel], local: bool, first: int, note: str | None) -> 
     read = " / ".join(f"{int(n):,}" for n in _lengths.shown(panels, "context").split(" / "))
     sentences = [f"The first {read} tokens of {number} document{'s' * (numbers[-1] > 1)}, read once, {dtype}, {weights} weights."]
     if not local:
-        sentences.append(f"Perplexity of all tokens before the input length, drawn from {_thousands(first)} on.")
+        begin = min(int(line.ends[line.ends >= first][0]) for line in lines)
+        sentences.append(f"Perplexity of all tokens before the input length, drawn from {_thousands(begin)} on.")
     methods = sorted({line.method for line in lines if line.method})
     if methods:
         paired = "the difference to the control" if all(panel.paired for panel in panels) else "the perplexity"
