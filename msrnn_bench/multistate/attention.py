@@ -6,11 +6,14 @@ What happens inside is session.py's; which models may enter, guard.py's. What a 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from transformers import PreTrainedModel
 
 from msrnn_bench.errors import UsageError
 from msrnn_bench.multistate.guard import verify as guard
+from msrnn_bench.multistate.positions import reach
+from msrnn_bench.multistate.rotary import rotations
 from msrnn_bench.multistate.session import ENGINES, Session
 from msrnn_bench.multistate.support import layer_count
 from msrnn_bench.policies import Full, Policy, Rule
@@ -32,6 +35,8 @@ def bounded(
     """`with bounded(...) as states:` every call of `model` has at most `state_size` states a layer, `policy` saying
     who leaves.
 
+    `positions="compressed"` closes the gaps that evictions leave, so that positions stay within the model's however long the
+    text is (the paper's experiment of 70K tokens; positions.py has the formula, rotary.py what a model needs for it).
     `state_size` is an int, or one int per layer (the paper uses one for all). `documents` are numbers, one per row,
     that only the random policy draws from. `verify` checks once per model, dtype, configuration and adapter that with room
     for all states the bounded model is the model (guard.py); `states.verified` says what was found. Inference only:
@@ -42,12 +47,14 @@ def bounded(
         raise UsageError(f"engine={engine!r}: choose one of {', '.join(ENGINES)}")
     if prefill not in ("stepwise", "oneshot"):
         raise UsageError(f"prefill={prefill!r}: choose stepwise or oneshot")
-    if positions != "original":
-        raise UsageError(
-            f"positions={positions!r} needs keys before rotation, which the attention interface does not give; use original"
-        )
+    if positions not in ("original", "compressed"):
+        raise UsageError(f"positions={positions!r}: choose original or compressed")
     model = getattr(model, "_orig_mod", model)  # of torch.compile: its calls go through the model's own hooks
-    return Session(model, policy, _rules(model, policy, state_size), engine, prefill, documents, guard if verify else None)
+    rules = _rules(model, policy, state_size)
+    sizes = [rule.state_size for rule in rules if rule.state_size is not None]
+    # where nobody leaves no gap is wider than 1, and compressed positions are the original ones
+    find = partial(rotations, longest=reach(max(sizes))) if positions == "compressed" and sizes else None
+    return Session(model, policy, rules, engine, prefill, documents, guard if verify else None, find)
 
 
 def _rules(model: PreTrainedModel, policy: Policy, state_size: int | Sequence[int] | None) -> list[Rule]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from msrnn_bench.multistate.draw import draw_key, draws
+from msrnn_bench.multistate.positions import Rotation
 from msrnn_bench.multistate.rows import Steps, each_row
 from msrnn_bench.multistate.state import State
 from msrnn_bench.policies import Policy, Rule
@@ -19,12 +20,13 @@ from msrnn_bench.policies import Policy, Rule
 
 def oneshot(
     engine: Steps, q: Tensor, k: Tensor, v: Tensor, *, policy: Policy | Rule, state_size: int | None, state: State,
-    scale: float | None = None, padding: Tensor | None = None,
+    scale: float | None = None, padding: Tensor | None = None, rotation: Rotation | None = None,
 ) -> tuple[Tensor, State]:  # fmt: skip
     """Arguments and answer of `recurrence`, for a prompt on an empty state.
 
     Score of state j = sum over prompt steps t of memory^(p-1-t) * A_t[j] with A the full model's softmax rows (memory
-    0: the last row); the `first` and `recent` are protected; the newest stays only if it scores so.
+    0: the last row); the `first` and `recent` are protected; the newest stays only if it scores so. Compressed positions
+    (`rotation`) are the text's own while it is read, for nothing has left yet, and close up from the cut on.
     """
     rule = policy if isinstance(policy, Rule) else policy.rule(state_size)  # type: ignore[arg-type]
     scale = q.shape[-1] ** -0.5 if scale is None else scale
@@ -33,10 +35,11 @@ def oneshot(
         q: Tensor, k: Tensor, v: Tensor, *, rule: Rule, state: State, scale: float, trace: bool
     ) -> tuple[Tensor, State]:
         unbounded = replace(rule, state_size=None)
-        out, state = engine(q, k, v, policy=unbounded, state_size=None, state=state, scale=scale, trace=trace)
+        options = {} if rotation is None else {"rotation": rotation}
+        out, state = engine(q, k, v, policy=unbounded, state_size=None, state=state, scale=scale, trace=trace, **options)
         if rule.state_size is not None and state.alive[0] > rule.state_size:
             if not unbounded.remembers:
-                state.scores = _last_row(q, rule, state, scale)
+                state.scores = _last_row(q, rule, state, scale, rotation)
             _cut(state, rule)
         state.largest = list(state.alive)
         return out, state
@@ -44,19 +47,21 @@ def oneshot(
     return each_row(read_then_cut, q, k, v, rule=rule, state=state, scale=scale, padding=padding, trace=False)
 
 
-def _last_row(q: Tensor, rule: Rule, state: State, scale: float) -> Tensor:
+def _last_row(q: Tensor, rule: Rule, state: State, scale: float, rotation: Rotation | None) -> Tensor:
     """Scores [B, P, S] of a policy without memory: the last query's attention, or the draw of the last step."""
     assert state.keys is not None
     batch, heads, _, size = q.shape
     groups, alive = state.keys.shape[1], state.alive[0]
     scores = torch.zeros_like(state.scores)
+    last = torch.tensor(state.seen, device=q.device) - 1
     if rule.seed is not None:
         seeds = [draw_key(rule.seed, document, state.layer) for document in state.documents or ()]
-        last = torch.tensor(state.seen, device=q.device) - 1
         scores[..., :alive] = draws(seeds, last, state.positions[..., :alive])
         return scores
-    query = q[:, :, -1].to(scores.dtype).view(batch, groups, heads // groups, size)
-    keys = state.keys[:, :, :alive].to(scores.dtype)
+    query, keys = q[:, :, -1:].to(scores.dtype), state.keys[:, :, :alive].to(scores.dtype)
+    if rotation is not None:  # nobody has left yet, so that places are positions
+        query, keys = rotation.turn(query, last[:1]), rotation.turn(keys, state.positions[..., :alive])
+    query = query.view(batch, groups, heads // groups, size)
     attention = (query @ keys.transpose(-1, -2) * scale).softmax(dim=-1)
     scores[..., :alive] = attention.mean(dim=2) if rule.per == "head" else attention.mean(dim=(1, 2))[:, None]
     return scores

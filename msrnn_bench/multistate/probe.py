@@ -33,7 +33,7 @@ def checked(model: PreTrainedModel, verdict: Verdict) -> Verdict:
         return verdict
     made = replace(verdict, limits=dict(verdict.limits), reasons=dict(verdict.reasons), record=dict(verdict.record))
     try:
-        with torch.no_grad(), _without_hooks(model):
+        with torch.no_grad(), without_hooks(model):
             found = _differences(model)
     except UsageError:
         return made  # the user's own call says it
@@ -110,7 +110,7 @@ def call(model: PreTrainedModel, ids: Tensor, **options: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _without_hooks(model: PreTrainedModel) -> Iterator[None]:
+def without_hooks(model: PreTrainedModel) -> Iterator[None]:
     """The user's hooks do not see the probe."""
     names = ("_forward_hooks", "_forward_pre_hooks")
     kept = [(module, name, getattr(module, name)) for module in model.modules() for name in names if getattr(module, name)]

@@ -10,17 +10,19 @@ Shapes: B batch, H query heads, G KV heads, T tokens, S slots, D head size, k st
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from msrnn_bench.multistate import fallback
+from msrnn_bench.multistate import compressed, fallback
 from msrnn_bench.multistate.draw import draw_key
+from msrnn_bench.multistate.positions import Rotation
 from msrnn_bench.multistate.products import BLOCK, Work, causal, scaled_logits, weighted_values
 from msrnn_bench.multistate.rows import each_row
-from msrnn_bench.multistate.state import State, oldest_first
+from msrnn_bench.multistate.state import State, kept_each_step, oldest_first
 from msrnn_bench.policies import Policy, Rule
 
 
@@ -35,11 +37,17 @@ def scan(
     scale: float | None = None,
     padding: Tensor | None = None,
     trace: bool = False,
+    rotation: Rotation | None = None,
 ) -> tuple[Tensor, State]:
     """Equal to `recurrence` up to rounding, argument for argument; see there."""
     rule = policy if isinstance(policy, Rule) else policy.rule(state_size)  # type: ignore[arg-type]
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     state = state or State()
+    if rotation is not None:
+        walk = partial(compressed.steps, rotation=rotation, blocks=_blocks)
+        if q.shape[2] == 1 and compressed.compiled(q, rule) and padding is None and not (state.empty or trace):
+            return walk(q, k, v, rule=rule, state=state, scale=scale, trace=False)
+        return each_row(walk, q, k, v, rule=rule, state=state, scale=scale, padding=padding, trace=trace)
     if q.shape[2] == 1 and decodes(q, rule, state, padding, trace):
         from msrnn_bench.multistate.decode import decode  # numba: only where it is used
 
@@ -80,7 +88,7 @@ def _blocks(q: Tensor, k: Tensor, v: Tensor, *, rule: Rule, state: State, scale:
         at += n
     state.largest = [max(a, b) for a, b in zip(state.largest, state.alive, strict=True)]
     state.count_evictions(victims)
-    state.trace = _trace(before, victims, state.seen[0] - steps) if before is not None else None
+    state.trace = kept_each_step(before, victims, state.seen[0] - steps) if before is not None else None
     return out, state
 
 
@@ -178,17 +186,3 @@ def _band(
     state.positions[:, :, :first], state.positions[:, :, first:size] = positions[:, :, :first], positions[:, :, first + n :]
     work.forget_mirror()
     return out
-
-
-def _trace(before: Tensor, victims: Tensor, start: int) -> Tensor:
-    """Positions kept after each step [B, P, T, k] from who was there [B, P, S] and who left [B, P, T]."""
-    steps = victims.shape[-1]
-    now = torch.arange(start, start + steps, device=victims.device)
-    known = torch.cat([before, now.expand(*before.shape[:2], steps)], dim=-1)
-    left = known[..., None] == victims[..., None, :]  # [B, P, U, T]
-    gone = left.cumsum(-1) > 0
-    alive = (known[..., None] >= 0) & (known[..., None] <= now) & ~gone
-    width = int(alive.sum(2).max())
-    last = torch.iinfo(torch.int64).max
-    kept = torch.where(alive, known[..., None], last).transpose(-1, -2).sort(dim=-1).values[..., :width]
-    return kept.masked_fill(kept == last, -1)

@@ -20,6 +20,7 @@ from msrnn_bench.multistate.cache import LayerReport, MultiState
 from msrnn_bench.multistate.calls import check_positions, marks, own_mask, real_tokens
 from msrnn_bench.multistate.naming import NAMES, cache_name, given_cache
 from msrnn_bench.multistate.oneshot import oneshot
+from msrnn_bench.multistate.positions import Rotation
 from msrnn_bench.multistate.recurrence import recurrence
 from msrnn_bench.multistate.rotation import check_rotation, forget_lengths, stretches
 from msrnn_bench.multistate.scan import scan
@@ -41,6 +42,7 @@ class Session:
     def __init__(
         self, model: PreTrainedModel, policy: Policy, rules: list[Rule], engine: str, prefill: str,
         documents: Sequence[int] | None, guard: Callable[[PreTrainedModel], Verdict] | None = None,
+        rotations: Callable[[PreTrainedModel], list[Rotation]] | None = None,
     ) -> None:  # fmt: skip
         self.model, self.policy, self.rules, self.prefill = model, policy, rules, prefill
         self.engine = ENGINES[engine]
@@ -48,6 +50,7 @@ class Session:
         self.current: MultiState | None = None
         self._signature, self._cache = inspect.signature(model.forward), cache_name(model)
         self._guard, self.verdict = guard, Verdict(record={"verified": "off"})
+        self._find, self._rotations = rotations, list[Rotation]()
         self._marks = marks(model)
         self._running = False
         self._no_grad = torch.no_grad()
@@ -61,6 +64,8 @@ class Session:
         if self._guard is not None:
             self.verdict = self._guard(self.model)
             self.verdict.check(type(self.model).__name__, 1)
+        if self._find is not None:
+            self._rotations = self._find(self.model)
         self._thread = threading.get_ident()
         configs = {id(m.config): m.config for m in self.model.modules() if isinstance(m, PreTrainedModel)}
         self._before = [(c, c._attn_implementation) for c in configs.values()]
@@ -145,9 +150,11 @@ class Session:
         if new > 1 and seen and mask is not None:
             states.check_history(mask)
         check_positions(call.get("position_ids"), states.padding, states.layers_[0].seen)
-        self._check_reading(states, seen, new, placed=call.get("position_ids") is not None)
+        self._check_reading(states, seen, new, placed=call.get("position_ids") is not None or self._find is not None)
         if call.get("position_ids") is None and (positions := states.true_positions(inputs.device)) is not None:
             self._place(call, positions, states, seen)
+        if self._find is not None:  # unrotated, whatever the position; states.layers_ know the true ones
+            call["position_ids"] = torch.zeros(batch, new, dtype=torch.int64, device=inputs.device)
         self.current, self._running = states, True
         return (), {**call, self._cache: states, "use_cache": True}
 
@@ -213,6 +220,9 @@ class Session:
             raise UsageError(f"this model's layer {layer} is not one of its {len(self.rules)}, so it cannot be bounded")
         rule, state = self.rules[layer], states.layers_[layer]
         options: dict[str, Any] = {"policy": rule, "state_size": rule.state_size, "scale": scale, "padding": states.padding}
+        if self._rotations:
+            rotation = self._rotations[layer]
+            q, k, options["rotation"] = rotation.arranged(q), rotation.arranged(k), rotation
         if self.prefill == "oneshot" and state.empty and q.shape[2] > 1:
             out, states.layers_[layer] = oneshot(self.engine, q, k, v, state=state, **options)
         else:

@@ -130,3 +130,17 @@ def oldest_first(state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     scores = state.scores[..., :alive].gather(-1, order)
     index = order.expand(*state.keys.shape[:2], alive)[..., None].expand(-1, -1, -1, state.keys.shape[-1])
     return state.keys.gather(2, index), state.values.gather(2, index), positions, scores
+
+
+def kept_each_step(before: Tensor, victims: Tensor, start: int) -> Tensor:
+    """Positions kept after each step [B, P, T, k] from who was there [B, P, S] and who left [B, P, T]."""
+    steps = victims.shape[-1]
+    now = torch.arange(start, start + steps, device=victims.device)
+    known = torch.cat([before, now.expand(*before.shape[:2], steps)], dim=-1)
+    left = known[..., None] == victims[..., None, :]  # [B, P, U, T]
+    gone = left.cumsum(-1) > 0
+    alive = (known[..., None] >= 0) & (known[..., None] <= now) & ~gone
+    width = int(alive.sum(2).max())
+    last = torch.iinfo(torch.int64).max
+    kept = torch.where(alive, known[..., None], last).transpose(-1, -2).sort(dim=-1).values[..., :width]
+    return kept.masked_fill(kept == last, -1)
