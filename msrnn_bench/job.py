@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msrnn_bench.errors import UsageError
+from msrnn_bench.models.limits import max_positions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from msrnn_bench.datasets.texts import Dataset
     from msrnn_bench.models.sources import Loaded, Model
+    from msrnn_bench.multistate.cache import LayerReport
     from msrnn_bench.policies import Policy
     from msrnn_bench.results.cells import Row
 
@@ -84,6 +86,18 @@ def load(job: Job) -> Loaded:
         _refuse_foreign_ids(loaded, str(getattr(job.model, "path", None) or getattr(job.model, "name", "the model")))
         job.shared[key] = loaded
     return job.shared[key]
+
+
+def check_places(job: Job, layers: list[LayerReport]) -> None:
+    """Under compressed positions a text may be longer than the model's positions as long as no state stood farther off."""
+    if job.positions != "compressed" or getattr(job.model, "extrapolate", False):
+        return
+    limit, farthest = max_positions(job.model.config()), max((n for layer in layers for n in layer.farthest), default=0)
+    if limit is not None and farthest >= limit:
+        raise UsageError(
+            f"compressed positions reached {farthest} with cache={job.cache}, beyond the {limit} of {job.model.name}: take fewer "
+            "states, or model.extrapolate=true"
+        )
 
 
 def _refuse_foreign_ids(loaded: Loaded, where: str) -> None:

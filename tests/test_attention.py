@@ -223,7 +223,7 @@ def test_options_are_checked():
     wrong = {
         "choose one of scan": ("engine", "fast"),
         "stepwise or": ("prefill", "chunked"),
-        "rotation": ("positions", "compressed"),
+        "original or": ("positions", "closed"),
     }
     for message, (option, value) in wrong.items():
         with pytest.raises(mb.UsageError, match=message):

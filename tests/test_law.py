@@ -45,7 +45,7 @@ VALUES: dict[str, tuple[list[str], str, str]] = {
     "engine": ([], "scan", "recurrence"),
     "device": ([], "auto", "cpu"),
     "prefill": ([], "stepwise", "oneshot"),
-    "positions": ([], "original", "original"),
+    "positions": ([], "original", "compressed"),
     "results_dir": ([], "one", "two"),
     "cache": ([], "16", "32"),
     "context": ([], "128", "96"),
@@ -202,7 +202,7 @@ def tells(task: str, key: str) -> bool:
     if (task, key) in ONE_VALUE or (key == "keep_tokens" and task != "perplexity"):
         return False
     cuts = group == "dataset" and name in ("start", "skip", "pack") and task not in ("perplexity", "extrapolation")
-    return key != "positions" and not cuts and not (name in ADDRESSES and key not in VALUES)
+    return not cuts and not (name in ADDRESSES and key not in VALUES)
 
 
 def values(config, task: str, key: str) -> tuple[str, str]:

@@ -90,15 +90,16 @@ class Model(ABC):
         check_supported(config)
         return config
 
-    def context(self, wanted: int | None) -> int:
-        """Tokens per chunk: what was asked for, refused beyond the model's positions, else the paper's or all it has."""
+    def context(self, wanted: int | None, *, compressed: bool = False) -> int:
+        """Tokens per chunk: what was asked for, refused beyond the model's positions, else the paper's or all it has. Under
+        compressed positions a text may be longer: which it uses depends on the text, and is looked at where it was read."""
         config = self.config()
         limit = max_positions(config)
         if wanted is None:
             return CONTEXT if limit is None else min(CONTEXT, limit)
         if limit is not None and wanted > limit:
-            if not self.extrapolate:
-                more = "; model.extrapolate=true goes beyond" if is_rotary(config) else ""
+            if not self.extrapolate and not (compressed and is_rotary(config)):
+                more = "; positions=compressed stays within, model.extrapolate=true goes beyond" if is_rotary(config) else ""
                 raise UsageError(
                     f"context={wanted} is more than the {limit} positions of {self.name}: take {limit} or less{more}"
                 )

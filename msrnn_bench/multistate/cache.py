@@ -19,13 +19,15 @@ from msrnn_bench.policies import Rule
 @dataclass(frozen=True)
 class LayerReport:
     """What happened in one layer: `evictions` and `first_eviction` [B, P] (-1: none), `largest` occupancy after
-    eviction per row, `kept` positions per row [P, alive], `nbytes` of the states alive, all rows."""
+    eviction per row, `kept` positions per row [P, alive], `nbytes` of the states alive, all rows; under
+    compressed positions `farthest` per row, the largest distance from the query that a state had."""
 
     evictions: Tensor
     first_eviction: Tensor
     largest: list[int]
     kept: list[Tensor]
     nbytes: int
+    farthest: list[int]
 
 
 class MultiState(Cache):
@@ -103,7 +105,7 @@ class MultiState(Cache):
             )
 
     def reports(self) -> list[LayerReport]:
-        return [LayerReport(s.evictions, s.first_eviction, s.largest, s.kept(), s.nbytes) for s in self.layers_]
+        return [LayerReport(s.evictions, s.first_eviction, s.largest, s.kept(), s.nbytes, s.farthest) for s in self.layers_]
 
     def fork(self, rows: int = 1) -> MultiState:
         """A copy that goes its own way: a document read once, many questions asked. `rows` repeats each row of the

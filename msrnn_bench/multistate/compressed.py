@@ -41,26 +41,29 @@ def steps(
     if state.empty:
         most = count if rule.state_size is None else min(rule.state_size, count)
         state.start(k, k.shape[1] if rule.per == "head" else 1, most + 1)
-    before = state.positions.clone() if trace else None
+    before, start = state.positions.clone() if trace else None, state.seen[0]
     n = 0
     if (count > 1 or not compiled(q, rule)) and not bool(state.evictions.any()):
         n = count if rule.state_size is None else min(rule.state_size - state.alive[0], count)
-    start, fill, rest = state.seen[0], *zip(*((x[:, :, :n], x[:, :, n:]) for x in (q, k, v)), strict=True)
-    out = torch.empty_like(q)
-    victims = state.positions.new_full((*state.positions.shape[:2], count), -1)
+    parts, victims = [], state.positions.new_empty((*state.positions.shape[:2], 0))
+    shared: dict[str, Any] = {"rule": rule, "state": state, "scale": scale, "rotation": rotation}
     if n > 0:
-        out[:, :, :n], state = _fill(*fill, rule=rule, state=state, scale=scale, rotation=rotation, blocks=blocks)
+        parts.append(_fill(q[:, :, :n], k[:, :, :n], v[:, :, :n], blocks=blocks, **shared))
+    after = q[:, :, n:], k[:, :, n:], v[:, :, n:]
     if n < count and compiled(q, rule):
-        out[:, :, n:], state = _walk(*rest, rule, state, scale, rotation, victims[:, :, n:])
+        part, victims = _walk(*after, **shared)
+        parts.append(part)
     elif n < count:
-        out[:, :, n:], state = recurrence.steps(*rest, rule=rule, state=state, scale=scale, trace=False, rotation=rotation)
-    state.trace = kept_each_step(before, victims, start) if before is not None else None
-    return out, state
+        parts.append(recurrence.steps(*after, trace=False, **shared)[0])
+    if before is not None:
+        every = torch.nn.functional.pad(victims, (count - victims.shape[-1], 0), value=-1)
+        state.trace = kept_each_step(before, every, start)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2), state
 
 
 def _fill(
     q: Tensor, k: Tensor, v: Tensor, *, rule: Rule, state: State, scale: float, rotation: Rotation, blocks: Blocks
-) -> tuple[Tensor, State]:  # fmt: skip
+) -> Tensor:  # fmt: skip
     """Steps before the first eviction: places are positions, so everything is turned once and read as ever."""
     old, n = state.alive[0], q.shape[2]
     state.reserve(old + n)
@@ -68,40 +71,42 @@ def _fill(
     unturned = torch.cat([state.keys[:, :, :old], k], dim=2)
     state.keys[:, :, :old] = rotation.turn(unturned[:, :, :old], state.positions[:, :, :old])
     at = torch.arange(state.seen[0], state.seen[0] + n, device=q.device)
-    shared: dict[str, Any] = {"rule": replace(rule, state_size=None), "state": state, "scale": scale, "trace": False}
-    out, state = blocks(rotation.turn(q, at), rotation.turn(k, at), v, **shared)
+    everyone = replace(rule, state_size=None)
+    out, _ = blocks(rotation.turn(q, at), rotation.turn(k, at), v, rule=everyone, state=state, scale=scale, trace=False)
     assert state.keys is not None
     state.keys[:, :, : old + n] = unturned
-    return out, state
+    state.farthest = [max(a, b - 1) for a, b in zip(state.farthest, state.seen, strict=True)]
+    return out
 
 
 def _walk(
-    q: Tensor, k: Tensor, v: Tensor, rule: Rule, state: State, scale: float, rotation: Rotation, victims: Tensor
-) -> tuple[Tensor, State]:
-    """The compiled steps; `victims` [B, P, T] are filled in."""
+    q: Tensor, k: Tensor, v: Tensor, *, rule: Rule, state: State, scale: float, rotation: Rotation
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The compiled steps: out, and the victims [B, P, T]."""
     from msrnn_bench.multistate.compressed_kernels import walk  # numba: only where it is used
 
-    count = q.shape[2]
+    count, exact = q.shape[2], score_dtype(q.dtype)
     most = max(state.alive) + count
     size = most if rule.state_size is None else rule.state_size
     state.reserve(min(most, size + 1), most=size + 1)
     assert state.keys is not None and state.values is not None
-    exact = score_dtype(q.dtype)
     cos, sin = rotation.tables((most if rule.state_size is None else reach(size)) + 1, q)
     out = torch.empty(q.shape, dtype=exact)
-    alive, seen = np.array(state.alive), np.array(state.seen)
+    victims = state.positions.new_empty((*state.positions.shape[:2], count))
+    alive, seen, farthest = (np.array(x) for x in (state.alive, state.seen, state.farthest))
     seeds = [] if rule.seed is None else [draw_key(rule.seed, d, state.layer) for d in state.documents or ()]
     walk(
-        q.to(exact).contiguous().numpy(), _array(k), _array(v), _array(state.keys), _array(state.values), q.dtype == torch.bfloat16,
-        state.positions.numpy(), state.scores.numpy(), alive, seen, victims.numpy(), out.numpy(), cos.numpy(), sin.numpy(), scale,
-        np.array(seeds, dtype=np.uint64), rule.memory, rule.first, rule.recent, size,
+        q.to(exact).contiguous().numpy(), _array(k.contiguous()), _array(v.contiguous()), _array(state.keys), _array(state.values),
+        q.dtype == torch.bfloat16, state.positions.numpy(), state.scores.numpy(), alive, seen, farthest, victims.numpy(),
+        out.numpy(), cos.numpy(), sin.numpy(), scale, np.array(seeds, dtype=np.uint64), rule.memory, rule.first, rule.recent, size,
     )  # fmt: skip
-    state.alive, state.seen = alive.tolist(), seen.tolist()
+    state.alive, state.seen, state.farthest = alive.tolist(), seen.tolist(), farthest.tolist()
     state.largest = [max(a, b) for a, b in zip(state.largest, state.alive, strict=True)]
     state.count_evictions(victims)
-    return out.to(q.dtype), state
+    state.trace = None
+    return out.to(q.dtype), victims
 
 
 def _array(x: Tensor) -> np.ndarray:
     """The tensor's memory; bfloat16, which NumPy lacks, as the integers of its bits."""
-    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).contiguous().numpy()
+    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()

@@ -18,11 +18,11 @@ FAST = kernels.FAST
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)
 def walk(
-    query, key, value, keys, values, narrow, positions, scores, alive, seen, victims, out, cos, sin, scale, seeds, memory,
-    first, recent, size,
+    query, key, value, keys, values, narrow, positions, scores, alive, seen, farthest, victims, out, cos, sin, scale, seeds,
+    memory, first, recent, size,
 ):  # fmt: skip
     """T steps. query, out [B, H, T, D], key, value [B, G, T, D], unturned; keys, values [B, G, S, D] with room for one more state
-    than stay; alive, seen [B] are brought up to date, victims [B, P, T] are positions, -1 where nobody left. cos, sin [reach + 1,
+    than stay; alive, seen, farthest [B] are brought up to date, victims [B, P, T] are positions, -1 where nobody left. cos, sin [reach + 1,
     pairs]. With `narrow` keys and values are bits of bfloat16."""
     batch, heads, steps, width = query.shape
     groups, deciders = keys.shape[1], positions.shape[1]
@@ -46,6 +46,7 @@ def walk(
                 far[new] = 0
                 for i in range(new - 1, -1, -1):
                     far[i] = far[i + 1] + gaps[p, i]
+                farthest[b] = max(farthest[b], far[0])
                 mean[: new + 1] = 0.0
                 for g in range(p * own, (p + 1) * own):
                     keys[b, g, new], values[b, g, new] = key[b, g, t], value[b, g, t]

@@ -70,6 +70,7 @@ def steps(
         query, turned = q[:, :, t].to(exact), keys.to(exact)
         if rotation is not None:
             at = places(positions)
+            state.farthest = [max(n, int(row.max())) for n, row in zip(state.farthest, at, strict=True)]
             query, turned = rotation.turn(query[:, :, None], at[..., -1:])[:, :, 0], rotation.turn(turned, at)
         query = query.view(batch, groups, heads // groups, size)
         attention = (query @ turned.transpose(-1, -2) * scale).softmax(dim=-1)  # [B, G, H/G, S]

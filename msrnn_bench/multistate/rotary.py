@@ -65,17 +65,24 @@ def _found(model: PreTrainedModel, longest: int) -> list[Rotation]:
         try:
             still, _ = listener.run(ids, torch.zeros_like(rows), 0)
             later, _ = listener.run(ids, torch.zeros_like(rows), min(longest, window - 1) if window else longest)
-            moved, calls = listener.run(ids, rows, 0)
+            for here in (rows.clamp(max=1), rows):  # a table of positions may end before the farthest
+                moved, calls = listener.run(ids, here, 0)
+                _check_values(name, still, moved, close)
         except UsageError:
             raise
-        except IndexError as error:
-            raise _refusal(name, f"it has no position {max(at)}, as models with a table of positions have not") from error
         except Exception as error:  # a class that calls its attention in a way that we do not know
             raise _refusal(name, f"it cannot be asked how it rotates ({type(error).__name__}: {one_line(error)})") from error
     found: list[Rotation] = []  # layers that turn alike share one, and its tables
     for layer in still:
         found.append(_fitting(name, layer, (still[layer], later[layer], moved[layer]), rows[:, 0], calls, close, found))
     return found
+
+
+def _check_values(name: str, still: dict[int, Seen], moved: dict[int, Seen], close: float) -> None:
+    """A value is rotated by nobody: where it changes with the position, the layer's input did."""
+    for layer, (_, _, value) in still.items():
+        if not _equal(value, moved[layer][2], close):
+            raise _refusal(name, f"positions enter before its layer {layer}, not by rotation alone (learned positions)")
 
 
 def _fitting(
@@ -86,8 +93,6 @@ def _fitting(
     still, later, moved = seen
     if not all(_equal(a, b, close) for a, b in zip(still, later, strict=True)):
         raise _refusal(name, f"its layer {layer} looks at how many tokens were read, not at position_ids alone")
-    if not _equal(still[2], moved[2], close):
-        raise _refusal(name, f"positions enter its layer {layer} otherwise than by rotation (learned positions?)")
     size = still[0].shape[-1]
     for call in calls:
         cos, sin = call.pairs(call.answer)
@@ -141,13 +146,15 @@ class Listener(Session):
 
 
 def _orders(size: int, pairs: int) -> Iterator[Tensor]:
-    """Which of a head's dimensions may be paired: halves or neighbours, of the first ones or of the last."""
+    """Which of a head's dimensions may be paired: halves or neighbours, of the first ones or of the last; and, with the two of a
+    pair exchanged, the other way round."""
     every = torch.arange(size)
-    for turned, rest in ((every[: 2 * pairs], every[2 * pairs :]), (every[size - 2 * pairs :], every[: size - 2 * pairs])):
-        yield torch.cat([turned, rest])
-        yield torch.cat([turned[0::2], turned[1::2], rest])
-        if 2 * pairs == size:
-            return
+    spans = [(0, 2 * pairs), (size - 2 * pairs, size)]
+    for begin, end in spans[: 1 if 2 * pairs == size else 2]:
+        turned, rest = every[begin:end], torch.cat([every[:begin], every[end:]])
+        for first, second in ((turned[:pairs], turned[pairs:]), (turned[0::2], turned[1::2])):
+            yield torch.cat([first, second, rest])
+            yield torch.cat([second, first, rest])
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:

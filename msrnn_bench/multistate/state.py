@@ -23,6 +23,7 @@ class State:
     seen          tokens read so far, one number per row; the next token has this position.
     evictions     [B, P] int64, states that left; first_eviction [B, P], the step of the first one, -1 for none.
     largest       [B] the largest occupancy after eviction.
+    farthest      [B] the largest distance of a state from the query under compressed positions; elsewhere not told.
     documents     one number per row, what `Random` draws from beside its seed.
     trace         [B, P, T, k] int64: positions kept after each step of the last call, sorted, -1 padded; None unless
                   asked for.
@@ -39,6 +40,7 @@ class State:
     evictions: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     first_eviction: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     largest: list[int] = field(default_factory=list)
+    farthest: list[int] = field(default_factory=list)
     trace: Tensor | None = None
 
     @property
@@ -54,7 +56,7 @@ class State:
         self.scores = key.new_zeros((batch, deciders, slots), dtype=score_dtype(key.dtype))
         self.evictions = key.new_zeros((batch, deciders), dtype=torch.int64)
         self.first_eviction = key.new_full((batch, deciders), -1, dtype=torch.int64)
-        self.seen, self.alive, self.largest = [0] * batch, [0] * batch, [0] * batch
+        self.seen, self.alive, self.largest, self.farthest = ([0] * batch for _ in range(4))
         self.documents = self.documents or (0,) * batch
 
     def reserve(self, slots: int, most: int | None = None) -> None:
@@ -84,9 +86,10 @@ class State:
         left = victims >= 0
         self.evictions += left.sum(-1)
         steps = victims.shape[-1]
-        begin = torch.tensor(self.seen, device=left.device)[:, None] - steps
-        first = torch.where(left.any(-1), begin + left.int().argmax(-1), -1)
-        self.first_eviction = torch.where(self.first_eviction < 0, first, self.first_eviction)
+        if bool((self.first_eviction < 0).any()):
+            begin = torch.tensor(self.seen, device=left.device)[:, None] - steps
+            first = torch.where(left.any(-1), begin + left.int().argmax(-1), -1)
+            self.first_eviction = torch.where(self.first_eviction < 0, first, self.first_eviction)
 
     @property
     def nbytes(self) -> int:

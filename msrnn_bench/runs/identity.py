@@ -48,7 +48,7 @@ def settings(parts: Parts, config: DictConfig) -> dict[str, Any]:
 def topline(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of the full model's cell beside a cell of these settings."""
     full = Full()
-    return {**settings, "policy": _policy(full, full.rule()), "cache": None, "prefill": "stepwise"}
+    return {**settings, "policy": _policy(full, full.rule()), "cache": None, "prefill": "stepwise", "positions": "original"}
 
 
 def columns(parts: Parts, config: DictConfig) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def recorded(parts: Parts, config: DictConfig) -> dict[str, Any]:
     """The top-level settings that are columns, part of the id and told to the task alike."""
     found = {key: config[key] for key in ("seed", "dtype", "engine", "prefill", "positions")}
     if not parts.policy.evicts:
-        found["prefill"] = "stepwise"  # nothing is cut, so one cell serves both
+        found |= {"prefill": "stepwise", "positions": "original"}  # nothing is cut and no gap opens, so one cell serves all
     return found
 
 

@@ -26,7 +26,7 @@ class Settings:
     device: Named
     engine: Literal["scan", "recurrence"]
     prefill: Literal["stepwise", "oneshot"]
-    positions: Literal["original"]
+    positions: Literal["original", "compressed"]
     keep_tokens: bool
     results_dir: Named
     workers: Count

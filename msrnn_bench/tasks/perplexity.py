@@ -22,7 +22,7 @@ from torch import Tensor
 
 from msrnn_bench.datasets.chunks import Chunk, chunks
 from msrnn_bench.errors import Count, UsageError, check_fields
-from msrnn_bench.job import Job, load
+from msrnn_bench.job import Job, check_places, load
 from msrnn_bench.models.sources import Loaded
 from msrnn_bench.multistate.attention import Session, bounded
 from msrnn_bench.multistate.naming import carried
@@ -227,6 +227,7 @@ def report(states: Session, job: Job, result: Measured) -> None:
             f"policy {job.policy.name} evicted {sorted(evictions)} states a layer where {due} were due, and held "
             f"{largest} of {bound}: the policy did not act as it should, so nothing was measured"
         )
+    check_places(job, layers)
     result.evictions = due
     result.first_eviction = min(int(layer.first_eviction.min()) for layer in layers) if due else None
     result.max_states = largest

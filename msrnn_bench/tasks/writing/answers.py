@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from msrnn_bench.job import Job
+from msrnn_bench.job import Job, check_places
 from msrnn_bench.models.sources import Loaded
 from msrnn_bench.multistate.attention import Session, bounded
 from msrnn_bench.multistate.cache import LayerReport, MultiState
@@ -223,6 +223,7 @@ def state_bytes(layers: list[LayerReport], held: int) -> int:
 
 def check_states(session: Session, job: Job, read: list[int]) -> None:
     """A policy that did not evict exactly what was due in every layer and row is an error, not a result."""
+    check_places(job, session.layers)
     for number, layer in enumerate(session.layers):
         evicted = layer.evictions.double().mean(-1).tolist()  # a mean over heads that decide alone
         for row, tokens in enumerate(read):
