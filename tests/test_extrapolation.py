@@ -2,13 +2,14 @@
 
 import logging
 import math
+import sys
 from itertools import pairwise
 
 import numpy as np
 import oracle
 import pytest
 import torch
-from conftest import HELD_OUT, TINY_MODEL, Silent, policies
+from conftest import GOLDEN, HELD_OUT, TINY_MODEL, Silent, policies
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from msrnn_bench.datasets.chunks import beginnings
@@ -19,6 +20,9 @@ from msrnn_bench.runs.cell import prepare
 from msrnn_bench.runs.compose import compose_one
 from msrnn_bench.runs.execute import execute
 from msrnn_bench.tasks import extrapolation
+
+sys.path.insert(0, str(GOLDEN))
+import compressed_tiny as loop
 
 TOKENS = 560  # the tiny model has 512 positions
 TOGETHER: dict = {}  # the model is loaded once
@@ -64,35 +68,47 @@ def plainly(novels):
     return model, [torch.tensor([tokenizer((novels / f"{n}.txt").read_text())["input_ids"][:TOKENS]]) for n in "ac"]
 
 
+def by_hand(model, ids, policy, positions):
+    """Each token's loss [T - 1] of a bounded model: by the library's cache with rows deleted, or by the loop in numpy."""
+    if positions == "compressed":
+        return torch.tensor(loop.losses(loop.read(TINY_MODEL, ids[0].tolist(), policy, 32)[0], ids[0].tolist())[1:])
+    logits = oracle.bounded_logits(model, ids, policies()[policy], 32)[0]
+    return torch.nn.functional.cross_entropy(logits[:-1], ids[0, 1:], reduction="none")
+
+
+@pytest.mark.parametrize("positions", ["original", "compressed"])
 @pytest.mark.parametrize("policy", ["tova", "window4"])
-def test_running_perplexity_beyond_the_models_positions_by_hand(policy, novels, tmp_path, caplog):
+def test_running_perplexity_beyond_the_models_positions_by_hand(policy, positions, novels, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        TOGETHER.clear()
-        found = rows(novels, tmp_path, f"policy={policy}")
+        for key in [key for key in TOGETHER if key[0] == "chunks"]:
+            del TOGETHER[key]
+        found = rows(novels, tmp_path, f"policy={policy}", f"positions={positions}")
     assert "1 of 3 documents have fewer than 560 tokens and are left out: b (" in caplog.text
     model, texts = plainly(novels)
     assert [r.document for r in found] == ["a"] * 3 + ["c"] * 3
     for ids, own in zip(texts[:1], (found[:3],), strict=True):
-        logits = oracle.bounded_logits(model, ids, policies()[policy], 32)[0]
-        wanted = torch.nn.functional.cross_entropy(logits[:-1], ids[0, 1:], reduction="none")
+        wanted = by_hand(model, ids, policy, positions)
         assert [(r.bucket_start, r.bucket_end, r.count) for r in own] == [
             (0, 200, 199), (200, 400, 200), (400, 560, 160),
         ]  # fmt: skip
         for upto, n in enumerate((200, 400, 560), start=1):
             sums = np.array([sum(r.total for r in own[:upto]), sum(r.count for r in own[:upto])])
-            assert float(value("nll", sums)) == pytest.approx(math.exp(wanted[: n - 1].mean()), rel=1e-6)
+            assert float(value("nll", sums)) == pytest.approx(math.exp(wanted[: n - 1].mean()), rel=1e-5)
         assert {(r.evictions, r.first_eviction, r.max_states) for r in own} == {(TOKENS - 32, 32, 32)}
     assert {(r.context, r.cache, r.metric, r.status, r.bos, r.positions) for r in found} == {
-        (TOKENS, 32, "nll", "ok", True, "original")
+        (TOKENS, 32, "nll", "ok", True, positions)
     }
     assert all(r.seconds > 0 and r.state_bytes > 0 and r.peak_bytes > 0 for r in found)
     assert found[0].tokens_per_second == pytest.approx(TOKENS / found[0].seconds)
 
 
-@pytest.mark.parametrize("chunk", [1, 37, 299, 5000])
-def test_streamed_in_pieces_of_any_size(chunk, novels, tmp_path):
-    one = rows(novels, tmp_path / "one", "tokens=300", f"task.least={TOKENS}", "policy=tova")
-    other = rows(novels, tmp_path / "other", "tokens=300", f"task.least={TOKENS}", "policy=tova", f"task.chunk={chunk}")
+@pytest.mark.parametrize(
+    ("chunk", "positions"), [(1, "original"), (37, "original"), (299, "original"), (5000, "original"), (37, "compressed")]
+)
+def test_streamed_in_pieces_of_any_size(chunk, positions, novels, tmp_path):
+    same = ["tokens=300", f"task.least={TOKENS}", "policy=tova", f"positions={positions}"]
+    one = rows(novels, tmp_path / "one", *same)
+    other = rows(novels, tmp_path / "other", *same, f"task.chunk={chunk}")
     assert [r.document for r in one] == [r.document for r in other] == ["a"] * 2 + ["c"] * 2
     assert [r.count for r in one] == [r.count for r in other]
     np.testing.assert_allclose([r.total for r in other], [r.total for r in one], rtol=1e-11)
@@ -221,6 +237,7 @@ GPT2 = "{model_type: gpt2, n_layer: 1, n_head: 2, n_embd: 32, vocab_size: 300, n
         (["policy=full"], "the full model cannot read it: its control is policy=baseline cache=512"),
         (["policy=baseline", "cache=513"], "model has 512 positions: take cache=512 or less"),
         (["model.weights=random", f"model.architecture={GPT2}"], "table of 512 positions, it cannot extrapolate: take tokens"),
+        (["model.weights=random", f"model.architecture={GPT2}", "positions=compressed"], "it cannot extrapolate"),
         (
             ["model.weights=random", f"model.architecture={{model_type: mistral, sliding_window: 520, {SMALL}}}"],
             "sliding window of model would bind beyond 520 tokens",
@@ -240,9 +257,17 @@ def test_what_is_refused(overrides, message, novels, tmp_path):
 
 
 @pytest.mark.parametrize("overrides", [["policy=full", "tokens=512"], ["model.extrapolate=false", "tokens=512"],
-                                       ["model.extrapolate=false", "policy=baseline", "cache=512"]])  # fmt: skip
+                                       ["model.extrapolate=false", "policy=baseline", "cache=512"],
+                                       ["model.extrapolate=false", "positions=compressed"]])  # fmt: skip
 def test_what_is_not(overrides, novels, tmp_path):
     assert cell(novels, tmp_path, *overrides).job.context == int(dict(o.split("=") for o in overrides).get("tokens", TOKENS))
+
+
+def test_the_control_has_no_positions_to_compress(novels, tmp_path):
+    """A grid over both kinds of positions measures it once."""
+    kinds = {cell(novels, tmp_path, "policy=baseline", f"positions={kind}").cell.id for kind in ("original", "compressed")}
+    assert len(kinds) == 1
+    assert cell(novels, tmp_path, "positions=compressed").cell.id != cell(novels, tmp_path).cell.id
 
 
 def test_where_one_reads_is_no_part_of_who_the_cell_is(novels, tmp_path):
