@@ -28,7 +28,8 @@ class Progress(Protocol):
 
 
 class Task(Protocol):
-    """One kind of measurement: a job becomes rows. `template` is the row column of that name."""
+    """One kind of measurement: a job becomes rows. `template` is the row column of that name. A task that cuts no chunks has
+    `context(context, tokens) -> int` besides: from the two settings, how many tokens it reads at once (the column)."""
 
     name: str
     template: str | None

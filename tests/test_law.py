@@ -33,6 +33,7 @@ TEXT = ROOT / "tests/tiny/heldout.txt"
 BASE = {
     "perplexity": ["dataset=text", f"dataset.path={TEXT}", "context=128", "tokens=128", "documents=1"],
     "retention": ["dataset=text", f"dataset.path={TEXT}", "context=128", "tokens=128", "documents=1"],
+    "extrapolation": ["dataset=text", f"dataset.path={TEXT}", "tokens=128", "documents=1"],
     "stories": ["context=256", "task.new_tokens=32"],
     "retrieval": ["context=512", "task.lengths=[300]"],
     "squality": ["dataset.path=questions.jsonl", "context=512", "task.new_tokens=32"],
@@ -96,11 +97,16 @@ VALUES: dict[str, tuple[list[str], str, str]] = {
     "task.num_fewshot": ([], "null", "0"),
     "task.new_tokens": ([], "16", "24"),
     "task.hops": (["task.kinds=[variables]"], "2", "3"),
+    "task.every": ([], "1000", "64"),
+    "task.least": ([], "null", "200"),
     "task.needles": (["task.kinds=[multi]"], "2", "3"),
 }
 OTHERWISE = {  # for a task alone
     ("squality", "dataset.path"): ("questions.jsonl", "asked.jsonl"), ("qasper", "dataset.path"): ("paper.jsonl", "papers.jsonl"),
     **{(task, "context"): ("512", "500") for task in ("squality", "qasper", "retrieval", "lm_eval", "stories")},
+}  # fmt: skip
+ONE_VALUE = {  # others are refused
+    ("perplexity", "prefill"), ("retention", "prefill"), ("extrapolation", "prefill"), ("extrapolation", "context"), ("lm_eval", "dataset.bos"),
 }  # fmt: skip
 PROMPTS = {"retrieval": "{document} {question}", "squality": "{document} {question}", "qasper": "{document} {question}"}
 
@@ -195,10 +201,9 @@ def tells(task: str, key: str) -> bool:
     """Not: keys of one value only, those that cut text where a task has none to cut (refused, and tested as such), and
     addresses of the hub beside a path."""
     group, _, name = key.rpartition(".")
-    long = task in ("perplexity", "retention")
-    if (long and key == "prefill") or (task, key) == ("lm_eval", "dataset.bos") or (key == "keep_tokens" and not long):
+    if (task, key) in ONE_VALUE or (key == "keep_tokens" and task not in ("perplexity", "retention")):
         return False
-    cuts = group == "dataset" and name in ("start", "skip", "pack") and not long
+    cuts = group == "dataset" and name in ("start", "skip", "pack") and task not in ("perplexity", "retention", "extrapolation")
     return not cuts and not (name in ADDRESSES and key not in VALUES)
 
 

@@ -17,7 +17,9 @@ NOTES = {"smollm2": "smollm2 is SmolLM2-135M-Instruct: instruction-tuned, quanti
 
 
 # What is drawn of a task's results where no figure is asked for; of others' what their metrics are.
-SUITED = {"perplexity": ["perplexity"], "stories": ["stories"], "retrieval": ["score", "depth"]}
+SUITED = {"perplexity": ["perplexity"], "stories": ["stories"], "retrieval": ["score", "depth"],
+          "extrapolation": ["extrapolation"]}  # fmt: skip
+OPTIONS = ("local", "window", "difference", "start")  # of single figures, each of which refuses those of others
 
 
 def main(options: Namespace) -> int:
@@ -25,6 +27,9 @@ def main(options: Namespace) -> int:
     folder = Path(options.results_dir).expanduser()
     if options.figure is not None and options.figure not in figures.names():
         raise UsageError(f"unknown figure {options.figure!r}; there are: {', '.join(figures.names())}")
+    for option in OPTIONS:
+        if getattr(options, option) is not None and options.figure is None:
+            raise UsageError(f"{option}={getattr(options, option)} is an option of one figure: say which, figure=NAME")
     names = [options.figure] if options.figure else _suited(_tables(folder, "summary"), options.metric)
     if options.out and len(names) > 1:
         raise UsageError(
@@ -54,6 +59,7 @@ def _draw(name: str, folder: Path, stem: Path, options: Namespace) -> None:
         settings["metric"] = options.metric
     if options.paper:
         settings["paper"] = _table(Path(options.paper).expanduser())
+    settings |= {option: value for option in OPTIONS if (value := getattr(options, option)) is not None}
     for path in figures.save(figures.draw(name, table, **settings), stem):
         print(path)
 

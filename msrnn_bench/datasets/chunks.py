@@ -67,6 +67,37 @@ def chunks(
     return found
 
 
+def beginnings(
+    dataset: "Dataset", tokenizer: Any, *, tokens: int, least: int, documents: int | None = None
+) -> tuple[list[Chunk], dict[str, int]]:
+    """The first `tokens` positions, or all there are, of each of the first `documents` documents (null = all) that has at
+    least `least`; and the lengths of those that have fewer, by name.
+
+    The mark of beginning counts as a position. With `dataset.pack` the documents are joined first, each whole and after its
+    mark, and the stream is cut every `tokens`.
+    """
+    bos = bos_ids(dataset.bos, tokenizer)
+    short: dict[str, int] = {}
+    found: list[Chunk] = []
+    if dataset.pack:
+        found, longest = _packed(dataset, tokenizer, bos, max(tokens, least), documents, None)
+        found = [Chunk(one.document, one.index, one.ids[:tokens], one.bos) for one in found]
+    else:
+        longest, wanted = 0, dataset.skip + max(tokens, least) - len(bos)
+        for document in dataset.documents(documents):
+            ids = bos + tokenise(tokenizer, document.text, wanted)[dataset.skip :]
+            longest = max(longest, len(ids))
+            if len(ids) < least:
+                short[document.name] = len(ids)
+            else:
+                found.append(Chunk(document.name, 0, ids[:tokens], bool(bos)))
+    if not found:
+        what = "all documents together have" if dataset.pack else "the longest document has"
+        join = "" if dataset.pack else "; dataset.pack=true joins the documents"
+        raise UsageError(f"dataset {dataset.name} holds no text of {least} tokens: {what} {longest}, so take fewer{join}")
+    return found, short
+
+
 def bos_ids(rule: str, tokenizer: Any) -> list[int]:
     """The mark of beginning as a list of one id, or none.
 

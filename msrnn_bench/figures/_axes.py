@@ -23,12 +23,14 @@ ROW = 8.0  # points: a row of marks above the axes
 _LEGEND_LINE, _LEGEND_WIDTH, _LEGEND_COLUMNS, _CAPTION_LINE = 0.135, 1.7, 5, 0.115  # inches, but the columns
 
 
-def canvas(panels: int, columns: int, entries: int, lines: int) -> tuple[Figure, list[Axes], float]:
+def canvas(
+    panels: int, columns: int, entries: int, lines: int, legend_columns: int = _LEGEND_COLUMNS
+) -> tuple[Figure, list[Axes], float]:
     """A figure as wide as a page's text, with room for the legend (right of one panel, below several) and the caption.
 
     Returns the axes' width in inches too, about: what is written along them must not overlap."""
     rows = math.ceil(panels / columns)
-    legend = 0.0 if panels == 1 else math.ceil(entries / _LEGEND_COLUMNS) * _LEGEND_LINE + 0.1
+    legend = 0.0 if panels == 1 else math.ceil(entries / legend_columns) * _LEGEND_LINE + 0.1
     below = legend + lines * _CAPTION_LINE + 0.06
     height = rows * (3.5 if panels == 1 else 2.7) + below
     across = style.TEXT_WIDTH - (_LEGEND_WIDTH if panels == 1 else 0)
@@ -126,14 +128,14 @@ def handles(panels: list[Panel], order: list[str], looks: dict[str, Look], thick
     return handles
 
 
-def surround(figure: Figure, handles: list[Line2D], text: list[str], beside: bool) -> None:
+def surround(figure: Figure, handles: list[Line2D], text: list[str], beside: bool, legend_columns: int = _LEGEND_COLUMNS) -> None:
     """One legend for all panels, and the caption at the bottom."""
     height = figure.get_figheight()
     below = (len(text) * _CAPTION_LINE + 0.06) / height
     if beside:
         figure.legend(handles=handles, loc="center right", bbox_to_anchor=(1, 0.5 + below / 2), labelspacing=0.55)
     else:
-        figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, below), ncols=_LEGEND_COLUMNS,
+        figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, below), ncols=legend_columns,
                       columnspacing=1.4, labelspacing=0.35, borderaxespad=0, borderpad=0)  # fmt: skip
     if text:
         figure.text(

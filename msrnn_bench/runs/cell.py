@@ -46,7 +46,7 @@ def prepare(config: DictConfig, overrides: list[str], progress: Progress, shared
     check_values(config)
     policy = build_policy(config.policy, overrides)
     model, dataset, task = (build_once(shared, config[group], group) for group in ("model", "dataset", "task"))
-    rule, context = policy.rule(config.cache), model.context(config.context, compressed=policy.evicts and config.positions == "compressed")
+    rule, context = policy.rule(config.cache), _context(task, model, policy, config)
     parts = Parts(policy, rule, model, dataset, task, None if policy.name == "full" else config.cache, context)
     known = settings(parts, config)
     identifier, folder = cell_id(known), Path(config.results_dir).expanduser()
@@ -62,6 +62,13 @@ def prepare(config: DictConfig, overrides: list[str], progress: Progress, shared
     plain: Any = OmegaConf.to_container(config, resolve=True)
     cell = Cell(folder, task.name, _label(parts), identifier)
     return Prepared(cell, job, task, plain, known, config.force, config.keep_tokens)
+
+
+def _context(task: Any, model: Any, policy: Any, config: DictConfig) -> int:
+    """The model's answer to the setting, but where a task cuts no chunks and says itself what it reads at once."""
+    if hasattr(task, "context"):
+        return int(task.context(config.context, config.tokens))
+    return int(model.context(config.context, compressed=policy.evicts and config.positions == "compressed"))
 
 
 def _label(parts: Parts) -> str:

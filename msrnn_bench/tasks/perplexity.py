@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from typing import Any
@@ -144,7 +144,7 @@ class Perplexity:
         full = bounded(loaded.model, Full(), **options) if self.agreement else None
         values = losses(loaded.model, ids, self.chunk, states, full)
         result = Measured(values, time.perf_counter() - begin)
-        _report(states, job, result)
+        report(states, job, result)
         if self.deaths:
             result.deaths = torch.stack([layer[0] for layer in states.deaths]).cpu().numpy()
         return result
@@ -160,7 +160,7 @@ class Perplexity:
             "state_bytes": max((m.state_bytes for m in measured if m.state_bytes is not None), default=None),
             "seconds": seconds,
             "tokens_per_second": len(measured) * context / seconds,
-            "peak_bytes": _peak_bytes(),
+            "peak_bytes": peak_bytes(),
         }
         for metric in measured[0].values:
             values = np.stack([m.values[metric] for m in measured])  # [chunks, T - 1]; target p stands at p - 1
@@ -196,9 +196,12 @@ def inputs(job: Job) -> tuple[Loaded, list[Chunk]]:
     return loaded, job.shared[wanted]
 
 
-def losses(model: Any, ids: Tensor, chunk: int, states: Session, full: Session | None) -> dict[str, np.ndarray]:
+def losses(
+    model: Any, ids: Tensor, chunk: int, states: Session, full: Session | None, advance: Callable[[int], None] | None = None
+) -> dict[str, np.ndarray]:
     """Per target of ids [1, T]: nll, and against the full model kl and top1_agreement. The state is carried from one
-    forward pass to the next, so [T, vocabulary] never exists (but for models whose rotation needs the whole text at once)."""
+    forward pass to the next, so [T, vocabulary] never exists (but for models whose rotation needs the whole text at once).
+    `advance` is told how many tokens each pass has read."""
     total = ids.shape[1]
     chunk = piece_of(model.config, total, chunk)
     parts: dict[str, list[Tensor]] = {"nll": []}
@@ -218,6 +221,8 @@ def losses(model: Any, ids: Tensor, chunk: int, states: Session, full: Session |
                 for metric, values in _compare(logits[here], reference[here]).items():
                     parts.setdefault(metric, []).append(values)
         del logits, reference
+        if advance is not None:
+            advance(part.shape[1])
     return {metric: torch.cat(values).double().cpu().numpy() for metric, values in parts.items()}
 
 
@@ -236,7 +241,7 @@ def _wide(logits: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def baseline_losses(model: Any, ids: Tensor, size: int) -> dict[str, np.ndarray]:
+def baseline_losses(model: Any, ids: Tensor, size: int, advance: Callable[[int], None] | None = None) -> dict[str, np.ndarray]:
     """Independent inputs jk..jk+k-1 predict targets jk+1..jk+k: the same targets as every other policy."""
     total = ids.shape[1]
     values: list[Tensor] = []
@@ -251,10 +256,12 @@ def baseline_losses(model: Any, ids: Tensor, size: int) -> dict[str, np.ndarray]
             here = begin + row * logits.shape[0]
             targets = ids[0, here + 1 : here + logits.shape[0] + 1]
             values.append(torch.cat([_nll(logits[i : i + PIECE], targets[i : i + PIECE]) for i in range(0, len(targets), PIECE)]))
+        if advance is not None:
+            advance(batch.numel())
     return {"nll": torch.cat(values).double().cpu().numpy()}
 
 
-def _report(states: Session, job: Job, result: Measured) -> None:
+def report(states: Session, job: Job, result: Measured) -> None:
     """Note what the states did; a policy that did not do exactly what it must is an error, not a result."""
     layers = states.layers
     evictions = {float(n) for layer in layers for n in layer.evictions.double().mean(-1).tolist()}
@@ -273,7 +280,7 @@ def _report(states: Session, job: Job, result: Measured) -> None:
     result.state_bytes = sum(layer.nbytes for layer in layers)
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """The process's largest resident set so far; on CUDA the largest allocation."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
