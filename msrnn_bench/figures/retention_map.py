@@ -34,7 +34,7 @@ _SCALE = PowerNorm(0.5, 0, 1)
 _DENSITY = 150  # pixels an inch of a map: fewer than are drawn, so that none is dropped
 _GAP = 3  # pixels between the tiles of a picture of all layers
 # Inches: a line of text above a map, what stands below one with axes, left of the first, between two, right of the last.
-_TITLE, _BELOW, _LEFT, _BETWEEN, _RIGHT, _LARGEST = 0.17, 0.42, 0.52, 0.16, 0.62, 4.6
+_TITLE, _BELOW, _LEFT, _BETWEEN, _RIGHT, _LARGEST = 0.17, 0.42, 0.58, 0.16, 0.62, 4.6
 Deaths = Mapping[str, NDArray[np.int64]]
 
 
@@ -75,7 +75,7 @@ def plot(
                 if layer != "all":
                     ax.set_xlabel("Token")
                     ax.set_ylabel("Step" if leftmost else "")
-                    ax.tick_params(labelleft=leftmost)
+                    ax.tick_params(left=leftmost, labelleft=leftmost)
         _axes.add_caption(figure, text)
     return figure
 
@@ -155,6 +155,8 @@ def _draw_one(ax: Axes, death: NDArray[np.int64], layer: int | str, pixels: int)
     ax.set_xlim(-0.02 * tokens, tokens)  # the first column is a token, not a frame
     ticks = [tokens * part // 4 for part in range(5)]
     ax.set_xticks(ticks[::2], labels=[f"{tick:,}" for tick in ticks[::2]])
+    for label, side in zip(ax.get_xticklabels(), ("left", "center", "right"), strict=True):
+        label.set_horizontalalignment(side)  # the next map's begin right behind
     ax.set_yticks(ticks, labels=[f"{tick:,}" for tick in ticks])
 
 
