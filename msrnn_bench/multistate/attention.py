@@ -28,14 +28,15 @@ def bounded(
     positions: str = "original",
     documents: Sequence[int] | None = None,
     verify: bool = True,
+    deaths: bool = False,
 ) -> Session:
     """`with bounded(...) as states:` every call of `model` has at most `state_size` states a layer, `policy` saying
     who leaves.
 
     `state_size` is an int, or one int per layer (the paper uses one for all). `documents` are numbers, one per row,
     that only the random policy draws from. `verify` checks once per model, dtype, configuration and adapter that with room
-    for all states the bounded model is the model (guard.py); `states.verified` says what was found. Inference only:
-    gradients are off inside. Raises UsageError where the
+    for all states the bounded model is the model (guard.py); `states.verified` says what was found. `deaths` keeps the step
+    at which each token's state left, `states.deaths`. Inference only: gradients are off inside. Raises UsageError where the
     model cannot be bounded exactly, with the reason.
     """
     if engine not in ENGINES:
@@ -47,7 +48,8 @@ def bounded(
             f"positions={positions!r} needs keys before rotation, which the attention interface does not give; use original"
         )
     model = getattr(model, "_orig_mod", model)  # of torch.compile: its calls go through the model's own hooks
-    return Session(model, policy, _rules(model, policy, state_size), engine, prefill, documents, guard if verify else None)
+    check = guard if verify else None
+    return Session(model, policy, _rules(model, policy, state_size), engine, prefill, documents, check, deaths)
 
 
 def _rules(model: PreTrainedModel, policy: Policy, state_size: int | Sequence[int] | None) -> list[Rule]:

@@ -33,10 +33,11 @@ class MultiState(Cache):
 
     _is_user_defined = True  # to `generate`: it may not read a token beyond the end and take it back (it would, on mps)
 
-    def __init__(self, rules: list[Rule], documents: tuple[int, ...] | None) -> None:
+    def __init__(self, rules: list[Rule], documents: tuple[int, ...] | None, deaths: bool = False) -> None:
         super().__init__(layers=[])
         self.rules = rules
-        self.layers_ = [State(layer=i, documents=documents) for i in range(len(rules))]
+        unread = torch.empty(0, dtype=torch.int64) if deaths else None
+        self.layers_ = [State(layer=i, documents=documents, deaths=unread) for i in range(len(rules))]
         self.columns = [0] * len(rules)
         self.padding: Tensor | None = None
         self._new = 0
@@ -104,6 +105,12 @@ class MultiState(Cache):
 
     def reports(self) -> list[LayerReport]:
         return [LayerReport(s.evictions, s.first_eviction, s.largest, s.kept(), s.nbytes) for s in self.layers_]
+
+    def deaths(self) -> list[Tensor] | None:
+        """Per layer [B, P, tokens seen]: the step at which each token's state left, counted from 0; ALIVE (-1) while it is
+        held, UNREAD (-2) where a row has read less than another. None where they were not asked for."""
+        known = [s.deaths[..., : max(s.seen, default=0)] for s in self.layers_ if s.deaths is not None]
+        return known if len(known) == len(self.layers_) else None
 
     def fork(self, rows: int = 1) -> MultiState:
         """A copy that goes its own way: a document read once, many questions asked. `rows` repeats each row of the

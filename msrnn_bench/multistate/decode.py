@@ -30,15 +30,17 @@ def decode(q: Tensor, k: Tensor, v: Tensor, rule: Rule, state: State, scale: flo
     seeds = [] if rule.seed is None else [draw_key(rule.seed, d, state.layer) for d in state.documents or ()]
     alive, seen = np.array(state.alive), np.array(state.seen)
     narrow = q.dtype != exact
+    victims = torch.empty(state.positions.shape[:2], dtype=torch.int64)
     _step(
         q.to(exact).numpy(), _array(k), _array(v), _array(state.keys), _array(state.values), narrow,
         state.positions.numpy(), state.scores.numpy(), alive, seen, state.evictions.numpy(),
-        state.first_eviction.numpy(), out.numpy(), scale, np.array(seeds, dtype=np.uint64), rule.memory, rule.first,
-        rule.recent, size,
+        state.first_eviction.numpy(), victims.numpy(), out.numpy(), scale, np.array(seeds, dtype=np.uint64), rule.memory,
+        rule.first, rule.recent, size,
     )  # fmt: skip
     state.alive, state.seen = alive.tolist(), [n + 1 for n in state.seen]
     state.largest = [max(a, b) for a, b in zip(state.largest, state.alive, strict=True)]
     state.trace = None
+    state.note_deaths(victims[..., None])
     return out.to(q.dtype), state
 
 
@@ -49,11 +51,11 @@ def _array(x: Tensor) -> np.ndarray:
 
 @numba.njit(cache=True, nogil=True, fastmath=kernels.FAST)
 def _step(
-    query, key, value, keys, values, narrow, positions, scores, alive, seen, evictions, first_eviction, out, scale,
+    query, key, value, keys, values, narrow, positions, scores, alive, seen, evictions, first_eviction, victims, out, scale,
     seeds, memory, first, recent, size,
 ):  # fmt: skip
-    """Shapes as in `State`; query, out [B, H, 1, D]; key, value [B, G, 1, D]. With `narrow`, what is stored are bits of
-    bfloat16, widened a head at a time."""
+    """Shapes as in `State`; query, out [B, H, 1, D]; key, value [B, G, 1, D]; victims [B, P] out: positions that left,
+    -1 where none did. With `narrow`, what is stored are bits of bfloat16, widened a head at a time."""
     batch, heads, _, width = query.shape
     groups, deciders = keys.shape[1], positions.shape[1]
     reps = heads // groups
@@ -77,10 +79,12 @@ def _step(
             if len(seeds):
                 kernels.draw_scores(mean, where, seeds[b], now, n)
             kernels.update(score, mean, memory, n)
+            victims[b, p] = -1
             if n > size:
                 worst = _lowest(score, where, n, first, now - recent)
                 for g in range(p, p + 1) if deciders == groups else range(groups):
                     keys[b, g, worst], values[b, g, worst] = keys[b, g, new], values[b, g, new]
+                victims[b, p] = where[worst]
                 where[worst], score[worst] = where[new], score[new]
                 where[new] = -1
                 evictions[b, p] += 1

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from msrnn_bench.multistate.draw import draw_key, draws
 from msrnn_bench.multistate.rows import Steps, each_row
-from msrnn_bench.multistate.state import State
+from msrnn_bench.multistate.state import ALIVE, State
 from msrnn_bench.policies import Policy, Rule
 
 
@@ -78,3 +78,7 @@ def _cut(state: State, rule: Rule) -> None:
     state.alive = [rule.state_size] * len(state.alive)
     state.evictions += alive - rule.state_size
     state.first_eviction.fill_(state.seen[0] - 1)
+    if state.deaths is not None:
+        read = state.seen[0]
+        state.deaths[..., :read] = read - 1  # all at once, at the prompt's last step
+        state.deaths.scatter_(-1, state.positions, ALIVE)

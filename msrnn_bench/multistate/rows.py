@@ -47,8 +47,10 @@ def each_row(
 def stack(states: list[State]) -> State:
     """One state of all rows; rows with less room get more."""
     slots = max(s.keys.shape[2] for s in states if s.keys is not None)
+    width = max(0 if s.deaths is None else s.deaths.shape[-1] for s in states)
     for s in states:
         s.reserve_exactly(slots)
+        s.widen_deaths(width)
     joined: dict[str, Any] = {}
     for item in fields(State):
         values = [getattr(s, item.name) for s in states]

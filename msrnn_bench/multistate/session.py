@@ -40,11 +40,12 @@ class Session:
 
     def __init__(
         self, model: PreTrainedModel, policy: Policy, rules: list[Rule], engine: str, prefill: str,
-        documents: Sequence[int] | None, guard: Callable[[PreTrainedModel], Verdict] | None = None,
+        documents: Sequence[int] | None, guard: Callable[[PreTrainedModel], Verdict] | None = None, deaths: bool = False,
     ) -> None:  # fmt: skip
         self.model, self.policy, self.rules, self.prefill = model, policy, rules, prefill
         self.engine = ENGINES[engine]
         self.documents = None if documents is None else tuple(documents)
+        self._deaths = deaths
         self.current: MultiState | None = None
         self._signature, self._cache = inspect.signature(model.forward), cache_name(model)
         self._guard, self.verdict = guard, Verdict(record={"verified": "off"})
@@ -101,6 +102,17 @@ class Session:
     def layers(self) -> list[LayerReport]:
         """Per layer: evictions, first eviction step, largest occupancy, kept positions, bytes; of the last call."""
         return self._last().reports()
+
+    @property
+    def deaths(self) -> list[Tensor]:
+        """Per layer [B, P, tokens seen]: the step at which each token's state left, -1 while it is held, -2 where a row of a
+        batch has read less than another; P is 1, or the KV heads where each decides alone. A token's own step is its
+        position, so it was attended to `death - position + 1` times. Under prefill="oneshot" the cut is the prompt's last
+        step. Raises UsageError unless asked for: bounded(..., deaths=True)."""
+        known = self._last().deaths()
+        if known is None:
+            raise UsageError("when each state left was not kept: ask for it, bounded(..., deaths=True)")
+        return known
 
     @property
     def verified(self) -> dict[str, Any]:
@@ -193,7 +205,7 @@ class Session:
             return self._last()
         if cache is not None and not (isinstance(cache, Cache) and cache.get_seq_length() == 0):
             raise UsageError(f"{self._cache} holds another cache's tokens; start without it, or go on from states.fork()")
-        return MultiState(self.rules, self.documents)
+        return MultiState(self.rules, self.documents, self._deaths)
 
     @disable
     def _after_call(self, _: nn.Module, __: Any, output: Any) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+ALIVE, UNREAD = -1, -2  # in the place of a step of death
+
 
 @dataclass
 class State:
@@ -26,6 +28,8 @@ class State:
     documents     one number per row, what `Random` draws from beside its seed.
     trace         [B, P, T, k] int64: positions kept after each step of the last call, sorted, -1 padded; None unless
                   asked for.
+    deaths        [B, P, >= seen] int64: the step at which each token's state left, ALIVE while it is held, UNREAD beyond
+                  what the row has seen; None unless asked for (an empty tensor before the first call asks).
     """
 
     layer: int = 0
@@ -40,6 +44,7 @@ class State:
     first_eviction: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     largest: list[int] = field(default_factory=list)
     trace: Tensor | None = None
+    deaths: Tensor | None = None
 
     @property
     def empty(self) -> bool:
@@ -56,6 +61,8 @@ class State:
         self.first_eviction = key.new_full((batch, deciders), -1, dtype=torch.int64)
         self.seen, self.alive, self.largest = [0] * batch, [0] * batch, [0] * batch
         self.documents = self.documents or (0,) * batch
+        if self.deaths is not None:
+            self.deaths = key.new_empty((batch, deciders, 0), dtype=torch.int64)
 
     def reserve(self, slots: int, most: int | None = None) -> None:
         """Make room for `slots` states; grows by doubling, so that an unbounded state costs O(1) a token, but not
@@ -87,6 +94,21 @@ class State:
         begin = torch.tensor(self.seen, device=left.device)[:, None] - steps
         first = torch.where(left.any(-1), begin + left.int().argmax(-1), -1)
         self.first_eviction = torch.where(self.first_eviction < 0, first, self.first_eviction)
+        self.note_deaths(victims)
+
+    def note_deaths(self, victims: Tensor) -> None:
+        """Write the step beside each of `victims` [B, P, T], positions as in `count_evictions`, where deaths are asked for."""
+        if self.deaths is None:
+            return
+        steps, width, most = victims.shape[-1], self.deaths.shape[-1], max(self.seen)
+        if most > width:  # by doubling, so that a token costs O(1) of it
+            room = max(most, 2 * width) if width else most
+            self.deaths = torch.nn.functional.pad(self.deaths, (0, room - width), value=UNREAD)
+        now = torch.arange(steps, device=victims.device) + torch.tensor(self.seen, device=victims.device)[:, None, None] - steps
+        now = now.expand(victims.shape)
+        self.deaths.scatter_(-1, now, ALIVE)
+        row, decider, step = (victims >= 0).nonzero(as_tuple=True)
+        self.deaths[row, decider, victims[row, decider, step]] = now[row, decider, step]
 
     @property
     def nbytes(self) -> int:
@@ -115,6 +137,11 @@ class State:
                 value = type(value)(value[r] for r in rows)
             copied[item.name] = value
         return replace(self, **copied)
+
+    def widen_deaths(self, width: int) -> None:
+        """Room for the deaths of `width` tokens, to stand in one batch with a row that has read more."""
+        if self.deaths is not None:
+            self.deaths = torch.nn.functional.pad(self.deaths, (0, width - self.deaths.shape[-1]), value=UNREAD)
 
 
 def score_dtype(dtype: torch.dtype) -> torch.dtype:
