@@ -79,7 +79,7 @@ def read(table: pd.DataFrame, metric: str, lacking: str, *, block: Sequence[str]
 
 
 def _block(settings: dict[str, str], part: pd.DataFrame, rows: pd.DataFrame) -> Block:
-    extra = [name for name in settings if name not in ("model", "dataset", "weights") and rows[name].nunique() > 1]
+    extra = [name for name in settings if name not in ("model", "dataset", "weights", "length", "prefill") and rows[name].nunique() > 1]
     said = [f"{name} {settings[name]}" if name not in ("subtask", "dtype", "variant") else settings[name] for name in extra]
     title = f"{settings['model'].rsplit('/', 1)[-1]} on {settings['dataset']}" + (f" ({', '.join(said)})" if said else "")
     runs = []
