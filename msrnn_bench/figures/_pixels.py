@@ -25,4 +25,3 @@ def held(death: NDArray[np.int64], size: int) -> NDArray[np.float64]:
         total += np.add.reduceat(np.clip(np.minimum(leaves, end) - born, 0, None), edges[:-1], axis=1)
     with np.errstate(invalid="ignore"):
         return np.where(read > 0, total / (np.maximum(read, 1) * deciders), np.nan)
-

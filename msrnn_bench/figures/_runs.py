@@ -16,6 +16,7 @@ from msrnn_bench.figures import _panels, style
 from msrnn_bench.results import intervals
 
 _BLOCK = ["model", "dataset", "weights", "context", "dtype", "bos", "positions", "template", "variant"]  # one text, one model
+_TITLED = {"model", "dataset", "weights", "length", "prefill"}  # said anyway
 _KNOBS = ["memory", "first", "recent", "per", "seed", "engine", "prefill"]
 _NEEDED = {*_BLOCK, *_KNOBS, "task", "policy", "cache", "cell", "document", "subtask", "bucket_start", "bucket_end", "metric",
            "total", "count", "status"}  # fmt: skip
@@ -75,11 +76,11 @@ def read(table: pd.DataFrame, metric: str, lacking: str, *, block: Sequence[str]
     for name in names:
         rows[name] = ["" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value) for value in rows[name]]
     rows["cache"] = rows["cache"].astype("float64")
-    return [_block(dict(zip(names, values, strict=True)), part, rows) for values, part in rows.groupby(names, sort=True)]
+    return [_block({name: str(part[name].iloc[0]) for name in names}, part, rows) for _, part in rows.groupby(names, sort=True)]
 
 
 def _block(settings: dict[str, str], part: pd.DataFrame, rows: pd.DataFrame) -> Block:
-    extra = [name for name in settings if name not in ("model", "dataset", "weights", "length", "prefill") and rows[name].nunique() > 1]
+    extra = [name for name in settings if name not in _TITLED and rows[name].nunique() > 1]
     said = [f"{name} {settings[name]}" if name not in ("subtask", "dtype", "variant") else settings[name] for name in extra]
     title = f"{settings['model'].rsplit('/', 1)[-1]} on {settings['dataset']}" + (f" ({', '.join(said)})" if said else "")
     runs = []

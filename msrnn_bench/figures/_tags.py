@@ -36,11 +36,9 @@ def same_share(cache: float, context: int) -> int | None:
 def beside(classes: pd.Series, size: int | None) -> pd.DataFrame:
     """For each of our classes the paper's tag, size and steps, and the multiple of its average; missing where it has none."""
     if size is None:
-        nothing = pd.Series(float("nan"), index=classes.index)
-        return pd.DataFrame(
-            {"published_tag": pd.Series(pd.NA, index=classes.index, dtype="str"), "published_k": nothing, "published_steps": nothing,
-             "published_average": nothing, "published_multiple": nothing}
-        )  # fmt: skip
+        columns = ("published_k", "published_steps", "published_average", "published_multiple")
+        nothing = pd.DataFrame(float("nan"), index=classes.index, columns=columns)
+        return nothing.assign(published_tag=pd.Series(pd.NA, index=classes.index, dtype="str"))
     column = lifetimes()[size]
     tags = classes.map(SAME).astype("str")
     steps = tags.map(column).astype("float64")

@@ -52,7 +52,8 @@ def plot(
     looks |= style.looks(name for block in blocks for name in block.names)
     thick = {emphasise} if isinstance(emphasise, str) else set(emphasise)
     shown = [key for key in looks if any(key in found for _, _, found in panels)]
-    text = _axes.wrapped(_sentences(blocks, [points for _, _, found in panels for points in found.values()]), note) if caption else []
+    points = [line for _, _, found in panels for line in found.values()]
+    text = _axes.wrapped(_sentences(blocks, points), note) if caption else []
     with style.context():
         handles = [Line2D([], [], **_axes.line_style(looks[key], key in thick)) for key in shown]
         handles += [Line2D([], [], **_axes.line_style(look, False)) for look in (_END, _MEAN)]
@@ -73,7 +74,8 @@ def _positions(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of single positions, and of all tokens together."""
     if not {"subtask", "bucket_start", "bucket_end"} <= set(table.columns):
         return table  # refused by name where it is read
-    first = table["subtask"].eq("position") & (table["bucket_end"] - table["bucket_start"]).eq(1) & table["bucket_start"].le(_LAST)
+    alone = (table["bucket_end"] - table["bucket_start"]).eq(1) & table["bucket_start"].le(_LAST)
+    first = table["subtask"].eq("position") & alone
     return table[(first | table["subtask"].eq("all")).fillna(False).astype(bool)]
 
 

@@ -59,7 +59,8 @@ def _lines(block: Block, size: float) -> dict[str, pd.DataFrame]:
 
 def _draw(ax: Axes, lines: dict[str, pd.DataFrame], looks: dict[str, Look], thick: set[str]) -> None:
     for name, points in lines.items():
-        ax.plot(points["bucket_start"], points["value"], zorder=5 if name in thick else 3, **_axes.line_style(looks[name], name in thick))
+        large = name in thick
+        ax.plot(points["bucket_start"], points["value"], zorder=3 + 2 * large, **_axes.line_style(looks[name], large))
         if points["low"].notna().any():
             low, high = points["low"].clip(0, 1), points["high"].clip(0, 1)  # a share is within
             ax.fill_between(points["bucket_start"], low, high, color=looks[name].color, alpha=0.12, linewidth=0)

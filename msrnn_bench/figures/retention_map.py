@@ -59,7 +59,7 @@ def plot(
     chosen = [(block, runs) for block, runs in chosen if runs]
     if not chosen:
         size = "" if cache is None else f" of cache={cache}"
-        raise UsageError(f"no retention cell{size} has its death times beside its rows: run `msrnn-bench run task=retention` again")
+        raise UsageError(f"no retention cell{size} has its death times beside its rows: run `msrnn-bench run task=retention`")
     for block, runs in chosen:
         for run in runs:
             _check(run, block, (arrays or {})[run.cell])
@@ -97,8 +97,8 @@ def _check(run: Run, block: Block, death: NDArray[np.int64]) -> None:
     alive = (np.asarray(death) < 0).sum(-1) if np.asarray(death).ndim == 3 else np.array([-1])
     if np.shape(death)[-1] != block.context or (alive != min(run.cache, block.context)).any():
         raise UsageError(
-            f"the death times of cell {run.cell} are not of its {block.context} tokens and {run.cache:g} states: delete its files "
-            "and run it again"
+            f"the death times of cell {run.cell} are not of its {block.context} tokens and {run.cache:g} states: delete its "
+            "files and run it again"
         )
 
 
@@ -118,7 +118,8 @@ def _canvas(
     wide = max(len(runs) for _, runs in chosen)
     columns = min(wide, 2 if everything else 5 if wide == 5 else 4)
     left, below = (0.08, 0.08) if everything else (_LEFT, _BELOW)
-    side = min((style.TEXT_WIDTH - left - _RIGHT - (columns - 1) * _BETWEEN) / columns, style.TEXT_WIDTH if everything else _LARGEST)
+    side = (style.TEXT_WIDTH - left - _RIGHT - (columns - 1) * _BETWEEN) / columns
+    side = side if everything else min(side, _LARGEST)
     depth = max(len(arrays[run.cell]) for _, runs in chosen for run in runs)
     across = math.ceil(math.sqrt(depth))
     tall = side * math.ceil(depth / across) / across if everything else side
@@ -135,13 +136,13 @@ def _canvas(
             ax = figure.add_axes((at[0] / style.TEXT_WIDTH, at[1] / height, side / style.TEXT_WIDTH, tall / height))
             places.append((ax, column == 0))
         top -= count * (tall + _TITLE + below)
-    _add_scale(figure, (left + columns * side + (columns - 1) * _BETWEEN + 0.12, height - 2 * _TITLE - min(tall, 2.4), min(tall, 2.4)))
+    bar = min(tall, 2.4)
+    _add_scale(figure, left + columns * (side + _BETWEEN) - 0.04, height - 2 * _TITLE - bar, bar)
     return figure, places, side
 
 
-def _add_scale(figure: Figure, place: tuple[float, float, float]) -> None:
-    """What the greys mean; `place` is its left, bottom and height in inches."""
-    left, bottom, tall = place
+def _add_scale(figure: Figure, left: float, bottom: float, tall: float) -> None:
+    """What the greys mean; its place and height in inches."""
     height = figure.get_figheight()
     scale = figure.add_axes((left / style.TEXT_WIDTH, bottom / height, 0.09 / style.TEXT_WIDTH, tall / height), label="scale")
     bar = figure.colorbar(ScalarMappable(_SCALE, _HELD), cax=scale)
@@ -155,8 +156,9 @@ def _draw_one(ax: Axes, death: NDArray[np.int64], layer: int | str, pixels: int)
     ax.set_xlim(-0.02 * tokens, tokens)  # the first column is a token, not a frame
     ticks = [tokens * part // 4 for part in range(5)]
     ax.set_xticks(ticks[::2], labels=[f"{tick:,}" for tick in ticks[::2]])
-    for label, side in zip(ax.get_xticklabels(), ("left", "center", "right"), strict=True):
-        label.set_horizontalalignment(side)  # the next map's begin right behind
+    first, *_, last = ax.get_xticklabels()
+    first.set_horizontalalignment("left")
+    last.set_horizontalalignment("right")  # the next map's begin right behind
     ax.set_yticks(ticks, labels=[f"{tick:,}" for tick in ticks])
 
 
@@ -196,11 +198,12 @@ def _sentences(chosen: list[tuple[Block, list[Run]]], arrays: Deaths, layer: int
     depths = {len(arrays[run.cell]) for _, runs in chosen for run in runs}
     heads = any(np.shape(arrays[run.cell])[1] > 1 for _, runs in chosen for run in runs)
     last = " / ".join(str(depth - 1) for depth in sorted(depths))
-    which = f"All layers, 0 to {last}: in each steps" if layer == "all" else f"Layer {last if layer == 'last' else layer} of 0 to {last}: steps"
+    one = f"Layer {last if layer == 'last' else layer} of 0 to {last}"
+    which = f"All layers, 0 to {last}: in each steps" if layer == "all" else f"{one}: steps"
     settings = [" / ".join(dict.fromkeys(block.settings[name] for block, _ in chosen)) for name in ("dtype", "weights")]
     tokens = " / ".join(dict.fromkeys(f"{block.context:,}" for block, _ in chosen))
     return [
-        f"{which} down, tokens across; black: the token's state is held after the step, white: it has left, tinted: not read yet.",
+        f"{which} down, tokens across; black: the token's state is held after the step, white: it has left, tinted: not yet read.",
         *(["Where heads decide alone, the share over heads."] if heads else []),
         f"The first {tokens} tokens of {', '.join(texts)}, {settings[0]}, {settings[1]} weights.",
     ]

@@ -209,9 +209,7 @@ def _draw(ax: Axes, values: pd.DataFrame, order: list[str], looks: dict[str, Loo
         ax.plot(paper["published_multiple"], [order.index(one) for one in paper["class"]], **_hollow(), zorder=5, label="_paper")
 
 
-def _frame(
-    ax: Axes, values: pd.DataFrame, order: list[str], limits: tuple[float, float], size: float, *, named: bool
-) -> None:
+def _frame(ax: Axes, values: pd.DataFrame, order: list[str], limits: tuple[float, float], size: float, *, named: bool) -> None:
     ax.set_xscale("log", base=2)
     ax.set_xlim(*limits)
     ticks = [2.0**power for power in range(math.ceil(math.log2(limits[0])), math.floor(math.log2(limits[1])) + 1)]
@@ -238,11 +236,11 @@ def _sentences(blocks: list[Block], values: pd.DataFrame, shown: pd.DataFrame) -
     sizes = ", ".join(f"{int(size):,}" for size in sorted(set(paper["published_k"])))
     by = " or ".join(_SCHEMES.get(scheme, scheme) for scheme in dict.fromkeys(shown["scheme"]))
     return [
-        f"Steps at which a token's state was attended to, mean over layers, by {by}, the longest kept first; in brackets how many "
-        "tokens.",
+        f"Steps at which a token's state was attended to, mean over layers, by {by}, the longest kept first; in brackets how "
+        "many tokens.",
         _runs.measured(blocks),
         *_runs.banded([shown], "Lines"),
-        *([f"Diamonds: Table 5 of the paper, k = {sizes} of {_tags.TOKENS:,} tokens, at the same share k / T and only where its tag "
-           "means what ours does; another model and text."] if len(paper) else []),
+        *([f"Diamonds: Table 5 of the paper, k = {sizes} of {_tags.TOKENS:,} tokens, at the same share k / T and only where its "
+           "tag means what ours does; another model and text."] if len(paper) else []),
         *([f"Not drawn: {', '.join(left)}."] if left else []),
     ]  # fmt: skip

@@ -21,8 +21,8 @@ from msrnn_bench.policies import Baseline
 from msrnn_bench.results.cells import Row
 from msrnn_bench.results.journal import Journal
 from msrnn_bench.tasks.writing import needles
-from msrnn_bench.tasks.writing.held import behind, held_after
 from msrnn_bench.tasks.writing.answers import Answer, Asked, Writer
+from msrnn_bench.tasks.writing.held import behind, held_after
 from msrnn_bench.tasks.writing.prompts import Prompt, check_template, fit, frame
 
 PROMPT = """{document}
@@ -61,8 +61,8 @@ class Retrieval:
     size is asked the same. `document` of the rows is a haystack, so its depths are resampled together. `baseline` cuts
     the document's end to k tokens, and what stood there is lost.
     needle: also measure what became of the sentence asked for, as shares of its tokens (mean over heads that decide alone):
-    `needle_kept`, still held when the question has been read, over layers; `needle_kept_by_layer`, the same of each layer (subtask
-    `single/layer:07`), over a haystack's depths; `needle_kept_by_step`, held after n tokens more were read (bucket n), over
+    `needle_kept`, still held when the question has been read, over layers; `needle_kept_by_layer`, the same of each layer
+    (subtask `single/layer:07`), over a haystack's depths; `needle_kept_by_step`, held after n tokens more were read (bucket n), over
     layers and those depths with so much text behind them. The journal has each layer at each step.
     """
 
