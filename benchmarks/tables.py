@@ -9,6 +9,7 @@ and exits with 1 where one is beyond the tolerance: 0.003 for stories260k, 0.3% 
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,10 @@ def stories(policy: str, k: int, shared: dict[Any, Any]) -> float:
         f"dataset.path='{SHARED / 'data/tinystories/stories.txt'}'", "dataset.min_characters=200", "dataset.pack=true",
         "context=512", "documents=24", "tokens=null", "device=cpu", f"policy={POLICIES[policy]}", f"cache={k}",
     ]  # fmt: skip
-    cell = prepare(compose_one(overrides), overrides, Silent(), shared)
-    rows = list(cell.task.rows(cell.job))
+    with tempfile.TemporaryDirectory() as folder:
+        overrides.append(f"results_dir={folder}")
+        cell = prepare(compose_one(overrides), overrides, Silent(), shared)
+        rows = list(cell.task.rows(cell.job))
     return math.exp(sum(row.total for row in rows) / sum(row.count for row in rows))
 
 

@@ -44,8 +44,9 @@ class Task(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """`columns` are the row columns that are the same in all of the cell's rows; `cache` is None for the full model;
-    `keep(name, array)` stores an array beside the rows. `journal` is the file of what a cell of examples has done so
-    far, `topline` that of the full model's cell of the same settings; see journal.py."""
+    `keep(name, array)`, where keep_tokens asks for it, and `store(name, array)`, always, put an array beside the rows.
+    `journal` is the file of what a cell has done so far, `topline` that of the full model's cell of the same settings; see
+    journal.py."""
 
     columns: dict[str, Any]
     policy: Policy
@@ -65,6 +66,7 @@ class Job:
     journal: Path
     topline: Path
     keep: Callable[[str, Any], None] | None = None
+    store: Callable[[str, Any], None] | None = None
     shared: dict[Any, Any] = field(default_factory=dict)  # what the cells of one process need not make twice
 
 

@@ -17,13 +17,26 @@ MARGIN = 256
 
 
 @dataclass(frozen=True)
+class Run:
+    """Where tokens of a chunk come from: `count` of them, from place `at` on, are those of document number `document` from its
+    token `first` on (what dataset.skip leaves out is counted)."""
+
+    at: int
+    document: int
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
 class Chunk:
-    """`context` token ids; `index` counts the chunks of one document, `bos` says whether marks of beginning are in."""
+    """`context` token ids; `index` counts the chunks of one document, `bos` says whether marks of beginning are in, `runs` where
+    all others come from."""
 
     document: str
     index: int
     ids: list[int]
     bos: bool
+    runs: tuple[Run, ...] = ()
 
 
 def chunks(
@@ -74,11 +87,24 @@ def tokenise(tokenizer: Any, text: str, wanted: int | None = None) -> list[int]:
     Of a long text only a generous beginning is tokenised: a sweep asks for a few thousand tokens of a novel in every
     cell.
     """
+    return _encoded(tokenizer, text, wanted)["input_ids"][:wanted]
+
+
+def located(tokenizer: Any, text: str, wanted: int) -> tuple[list[int], list[tuple[int, int]]] | None:
+    """`tokenise`, and for each id the [start, end) of its characters; None where the tokenizer does not tell (those that are
+    written in Python)."""
+    if not getattr(tokenizer, "is_fast", False):
+        return None
+    found = _encoded(tokenizer, text, wanted, return_offsets_mapping=True)
+    return found["input_ids"][:wanted], [(int(a), int(b)) for a, b in found["offset_mapping"][:wanted]]
+
+
+def _encoded(tokenizer: Any, text: str, wanted: int | None, **options: Any) -> Any:
     length = len(text) if wanted is None else 8 * (wanted + MARGIN)
     while True:
-        ids = tokenizer(text[:length], add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
-        if length >= len(text) or (wanted is not None and len(ids) >= wanted + MARGIN):
-            return ids[:wanted]
+        found = tokenizer(text[:length], add_special_tokens=False, split_special_tokens=True, verbose=False, **options)
+        if length >= len(text) or (wanted is not None and len(found["input_ids"]) >= wanted + MARGIN):
+            return found
         length *= 2
 
 
@@ -87,11 +113,12 @@ def _by_document(
 ) -> tuple[list[Chunk], int]:
     size, longest, found = context - len(bos), 0, []
     wanted = None if tokens is None else dataset.skip + tokens // context * size
-    for document in dataset.documents(documents):
+    for number, document in enumerate(dataset.documents(documents)):
         ids = tokenise(tokenizer, document.text, wanted)[dataset.skip :]
         longest = max(longest, len(ids) + len(bos))
         for index in range(len(ids) // size):
-            found.append(Chunk(document.name, index, bos + ids[index * size : (index + 1) * size], bool(bos)))
+            run = Run(len(bos), number, dataset.skip + index * size, size)
+            found.append(Chunk(document.name, index, bos + ids[index * size : (index + 1) * size], bool(bos), (run,)))
     return found, longest
 
 
@@ -100,12 +127,22 @@ def _packed(
 ) -> tuple[list[Chunk], int]:
     wanted = None if tokens is None else dataset.skip + tokens
     stream: list[int] = []
-    for document in dataset.documents():
+    runs: list[Run] = []  # of the stream
+    for number, document in enumerate(dataset.documents()):
         if documents is not None and len(stream) >= documents * context:
             break
-        stream += bos + tokenise(tokenizer, document.text, wanted)[dataset.skip :]
-    count = len(stream) // context
-    return [
-        Chunk(f"pack#{index:04d}", 0, stream[index * context : (index + 1) * context], bool(bos))
-        for index in islice(range(count), documents)
-    ], len(stream)
+        ids = tokenise(tokenizer, document.text, wanted)[dataset.skip :]
+        runs.append(Run(len(stream) + len(bos), number, dataset.skip, len(ids)))
+        stream += bos + ids
+    found = []
+    for index in islice(range(len(stream) // context), documents):
+        begin, end = index * context, (index + 1) * context
+        inside = tuple(part for run in runs if (part := _cut(run, begin, end)) is not None)
+        found.append(Chunk(f"pack#{index:04d}", 0, stream[begin:end], bool(bos), inside))
+    return found, len(stream)
+
+
+def _cut(run: Run, begin: int, end: int) -> Run | None:
+    """The part of a stream's run that a chunk [begin, end) of it has."""
+    first, last = max(run.at, begin), min(run.at + run.count, end)
+    return Run(first - begin, run.document, run.first + first - run.at, last - first) if first < last else None

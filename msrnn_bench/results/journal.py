@@ -1,15 +1,22 @@
-"""What a cell has done so far, an example a line: a killed run goes on from it, and when the cell is finished it stays
-as the file of predictions beside the rows. Knows nothing of what the records mean.
+"""What a cell has done so far, an example or a document a line: a killed run goes on from it. When the cell is finished it
+stays as the file of predictions beside the rows, or goes where the rows say all of it (`keeps_journal = False` of a task).
+Knows nothing of what the records mean.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msrnn_bench.errors import MachineError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Journal:
@@ -57,3 +64,20 @@ class Journal:
         self.whole += len(line.encode())
         self.records[key] = {k: v for k, v in json.loads(line).items() if k != "key"}
         return self.records[key]
+
+
+def packed(arrays: Mapping[str, np.ndarray]) -> str:
+    """Arrays as text for a record, bit for bit."""
+    import numpy as np
+
+    data = io.BytesIO()
+    np.savez_compressed(data, **arrays)  # type: ignore[arg-type]
+    return base64.b64encode(data.getvalue()).decode()
+
+
+def unpacked(text: str) -> dict[str, np.ndarray]:
+    """What `packed` was given."""
+    import numpy as np
+
+    with np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False) as data:
+        return dict(data)

@@ -24,6 +24,7 @@ def execute(prepared: Prepared) -> None:
     if prepared.force:
         cell.journal.unlink(missing_ok=True)
     arrays: dict[str, Any] = {}
+    object.__setattr__(job, "store", arrays.__setitem__)
     if prepared.keep_tokens:
         object.__setattr__(job, "keep", arrays.__setitem__)
     begin = time.perf_counter()
@@ -38,6 +39,8 @@ def execute(prepared: Prepared) -> None:
     if arrays:
         _write_arrays(prepared.tokens_file, arrays)
     write(cell, rows, _manifest(prepared, begin))
+    if not getattr(prepared.task, "keeps_journal", True):
+        cell.journal.unlink(missing_ok=True)
 
 
 def _manifest(prepared: Prepared, begin: float) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 Where we differ or the paper is silent: full chunks only, tokens weigh alike, a beginning mark only where the
 tokenizer adds one itself; all of it is in the rows. The loss is summed by document and position bucket; no mean here.
+A killed cell goes on at the document it was in.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from msrnn_bench.multistate.naming import carried
 from msrnn_bench.multistate.rotation import piece_of
 from msrnn_bench.policies import Baseline, Full
 from msrnn_bench.results.cells import Row
+from msrnn_bench.results.journal import Journal, packed, unpacked
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ class Measured:
     first_eviction: int | None = None
     max_states: int | None = None
     state_bytes: int | None = None
+    deaths: np.ndarray | None = None  # [L, P, T], of a task that asks when each state left
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,8 @@ class Perplexity:
     name = "perplexity"
     template = None
     keeps_tokens = True  # each token's loss can be kept beside the rows
+    keeps_journal = False  # of a finished cell the rows say all
+    deaths = False  # whether the step at which each state left is asked for
 
     def __post_init__(self) -> None:
         check_fields(self, "task")
@@ -78,26 +83,53 @@ class Perplexity:
 
     def rows(self, job: Job) -> Iterator[Row]:
         """Rows of all documents, in order."""
-        loaded, pieces = _inputs(job)
+        loaded, pieces = inputs(job)
         if piece_of(loaded.model.config, job.context, self.chunk) > min(self.chunk, job.context):
             log.warning(
                 "the model's rotation depends on the text's length: each is read in one call of %d tokens, not of %d",
                 job.context, self.chunk,
             )  # fmt: skip
         job.progress.start(len(pieces) * job.context)
-        columns = {**job.columns, "bos": pieces[0].bos}
-        kept: dict[str, list[np.ndarray]] = {}
-        for document, group in groupby(pieces, key=lambda piece: piece.document):
-            measured = []
-            for piece in group:
-                measured.append(self._measure(loaded, piece, job))
-                job.progress.advance(job.context)
-                for metric, values in measured[-1].values.items():
-                    kept.setdefault(metric, []).append(values)
-            yield from self._document(document, measured, columns, job.context)
-        if job.keep is not None:
-            for metric, arrays in kept.items():
-                job.keep(metric, np.stack(arrays))
+        columns, journal = {**job.columns, "bos": pieces[0].bos}, Journal(job.journal)
+        packs: dict[str, list[str]] = {"tokens": [], "arrays": []}
+        for number, (document, group) in enumerate(groupby(pieces, key=lambda piece: piece.document)):
+            record = self._record(loaded, list(group), job, columns, journal, number)
+            yield from _rows(columns, document, record)
+            for kind, found in packs.items():
+                found += [record[kind]] if record[kind] else []
+        for kind, put in (("tokens", job.keep), ("arrays", job.store)):
+            parts = [unpacked(pack) for pack in packs[kind]] if put is not None else []
+            for name in dict.fromkeys(name for part in parts for name in part):
+                put(name, np.concatenate([part[name] for part in parts if name in part]))  # type: ignore[misc]
+
+    def _record(
+        self, loaded: Loaded, pieces: list[Chunk], job: Job, columns: dict[str, Any], journal: Journal, number: int
+    ) -> dict[str, Any]:
+        """A document's rows, its tokens' losses where they are kept, its other arrays: of the journal, or measured.
+
+        One that an earlier run measured without keeping what is now to be kept is measured again."""
+        key = f"{number:05d} {pieces[0].document}"
+        record = journal.get(key)
+        if record is not None and (job.keep is None or record["tokens"]):
+            job.progress.advance(len(pieces) * job.context)
+            return record
+        measured = []
+        for piece in pieces:
+            measured.append(self._measure(loaded, piece, job))
+            job.progress.advance(job.context)
+        tokens = {metric: np.stack([m.values[metric] for m in measured]) for metric in measured[0].values}
+        arrays = {} if number else self._arrays(measured)
+        record = {
+            "rows": list(self._document(pieces, measured, job)),
+            "tokens": packed(tokens) if job.keep is not None else None,
+            "arrays": packed(arrays) if arrays else None,
+        }
+        _rows(columns, pieces[0].document, record)  # what is no number is refused here, by name
+        return journal.add(key, record)
+
+    def _arrays(self, first: list[Measured]) -> dict[str, np.ndarray]:
+        """What else is stored, of the first document alone."""
+        return {}
 
     def _measure(self, loaded: Loaded, piece: Chunk, job: Job) -> Measured:
         ids = torch.tensor([piece.ids], device=loaded.model.device)
@@ -108,22 +140,23 @@ class Perplexity:
             return Measured(values, time.perf_counter() - begin, max_states=min(job.cache, job.context))
         document = zlib.crc32(piece.document.encode()) + piece.index
         options: dict[str, Any] = {"engine": job.engine, "positions": job.positions, "documents": [document]}
-        states = bounded(loaded.model, job.policy, job.cache, **options)
+        states = bounded(loaded.model, job.policy, job.cache, deaths=self.deaths, **options)
         full = bounded(loaded.model, Full(), **options) if self.agreement else None
         values = losses(loaded.model, ids, self.chunk, states, full)
         result = Measured(values, time.perf_counter() - begin)
         _report(states, job, result)
+        if self.deaths:
+            result.deaths = torch.stack([layer[0] for layer in states.deaths]).cpu().numpy()
         return result
 
-    def _document(self, document: str, measured: list[Measured], columns: dict[str, Any], context: int) -> Iterator[Row]:
-        """The rows of a document: its chunks summed, per metric and bucket of target positions."""
+    def _document(self, pieces: list[Chunk], measured: list[Measured], job: Job) -> Iterator[dict[str, Any]]:
+        """The rows of a document, but for what is the same in all: its chunks summed, per metric and bucket of target
+        positions."""
+        context = job.context
         edges = [0, *(edge for edge in sorted(set(self.buckets)) if edge < context), context]
         seconds = sum(m.seconds for m in measured)
         shared: dict[str, Any] = {
-            "document": document,
-            "evictions": measured[0].evictions,
-            "first_eviction": measured[0].first_eviction,
-            "max_states": max((m.max_states for m in measured if m.max_states is not None), default=None),
+            **acted(measured),
             "state_bytes": max((m.state_bytes for m in measured if m.state_bytes is not None), default=None),
             "seconds": seconds,
             "tokens_per_second": len(measured) * context / seconds,
@@ -135,12 +168,25 @@ class Perplexity:
                 part = values[:, max(start, 1) - 1 : end - 1]
                 if part.size:
                     total = float(part.sum(dtype=np.float64))
-                    yield Row(
-                        **columns, **shared, bucket_start=start, bucket_end=end, metric=metric, total=total, count=part.size
-                    )
+                    yield {
+                        **shared, "bucket_start": start, "bucket_end": end, "metric": metric, "total": total, "count": part.size
+                    }  # fmt: skip
 
 
-def _inputs(job: Job) -> tuple[Loaded, list[Chunk]]:
+def _rows(columns: dict[str, Any], document: str, record: dict[str, Any]) -> list[Row]:
+    return [Row(**columns, **row, document=document) for row in record["rows"]]
+
+
+def acted(measured: list[Measured]) -> dict[str, int | None]:
+    """The row columns of what a document's states did; `_report` has seen that all chunks agree."""
+    return {
+        "evictions": measured[0].evictions,
+        "first_eviction": measured[0].first_eviction,
+        "max_states": max((m.max_states for m in measured if m.max_states is not None), default=None),
+    }
+
+
+def inputs(job: Job) -> tuple[Loaded, list[Chunk]]:
     """The model and the chunks, made once for all cells of a process that share them."""
     loaded = load(job)
     sizes: dict[str, Any] = {"context": job.context, "documents": job.documents, "tokens": job.tokens}
