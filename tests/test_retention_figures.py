@@ -14,7 +14,7 @@ from test_figures import caption
 
 from msrnn_bench import figures
 from msrnn_bench.errors import UsageError
-from msrnn_bench.figures import _pixels, style
+from msrnn_bench.figures import _pixels, _table5, style
 from msrnn_bench.results.summary import TIDY_TYPES
 
 TOKENS, SIZE, LAYERS = 96, 12, 3
@@ -253,7 +253,7 @@ def test_several_results_of_one_name_are_refused_and_the_larger_one_stands():
 
 # --- token_classes
 
-CLASSES = {"POS": 600.0, "NN": 300.0, "DT": 150.0, "quote_close": 150.0}  # their mean is 300
+CLASSES = {"POS": 600.0, "NN": 300.0, "DT": 150.0, "untagged": 150.0}  # their mean is 300
 
 
 def labels(figure: Figure) -> list[str]:
@@ -262,9 +262,9 @@ def labels(figure: Figure) -> list[str]:
 
 def test_classes_are_ranked_and_the_average_is_one():
     figure = figures.draw("token_classes", table(classed("tova", CLASSES), classed("window", dict.fromkeys(CLASSES, 257.0))))
-    assert labels(figure) == ["POS  (20)", "NN  (20)", "DT  (20)", "quote_close  (20)"]
+    assert labels(figure) == ["POS  (20)", "NN  (20)", "DT  (20)", "untagged  (20)"]
     drawn = lines(figure)
-    assert list(drawn["TOVA"].get_xdata()) == [0.5, 1, 2, 0.5], "by class: DT, NN, POS, quote_close"
+    assert list(drawn["TOVA"].get_xdata()) == [0.5, 1, 2, 0.5], "by class: DT, NN, POS, untagged"
     assert list(np.round(drawn["TOVA"].get_ydata())) == [2, 1, 0, 3] and set(drawn["Window"].get_xdata()) == {1}
     by_window = figures.draw("token_classes", table(classed("tova", CLASSES), classed("window", {"NN": 300.0, "DT": 400.0})),
                              emphasise="window")  # fmt: skip
@@ -283,6 +283,13 @@ def test_the_paper_stands_beside_tags_of_the_same_meaning_only():
     assert "k = 512 of 4,096 tokens" in caption(figure)
 
 
+def test_the_paper_s_numbers_at_the_same_share():
+    assert _table5.lifetimes().loc["”", 512] == 1101 and _table5.lifetimes().loc["\\n", 256] == 303
+    assert _table5.lifetimes().loc["Avg."].tolist() == [249, 481, 897, 1537] and _table5.SAME["quote_close"] == "”"
+    assert [_table5.same_share(k, 2048) for k in (64, 128, 256, 1024, 2048)] == [None, 256, 512, 2048, None]
+    assert _table5.same_share(512, 4096) == 512
+
+
 @pytest.mark.parametrize("changes", [{"size": 300}, {"size": 64}, {"scheme": "char"}])
 def test_the_paper_is_left_out_where_it_has_no_such_share_or_scheme(changes):
     given = table(classed("tova", CLASSES, **changes))
@@ -297,7 +304,7 @@ def test_a_text_has_its_own_scheme():
     prose = classed("tova", CLASSES, dataset="novels")
     figure = figures.draw("token_classes", table(source, chars, prose))
     shown = [[text.get_text().split()[0] for text in ax.get_yticklabels()] for ax in figure.axes if ax.get_yticklabels()]
-    assert ["string", "keyword"] in shown and ["POS", "NN", "DT", "quote_close"] in shown
+    assert ["string", "keyword"] in shown and ["POS", "NN", "DT", "untagged"] in shown
     assert "part of speech" in caption(figure) and "Python's source" in caption(figure)
     assert set(figures.data("token_classes", table(source, chars, prose))["scheme"]) == {"token", "char", "pos"}
     with pytest.raises(UsageError, match="scheme=words is none of those measured: char, pos, token"):

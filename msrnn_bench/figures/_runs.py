@@ -131,6 +131,6 @@ def measured(blocks: Sequence[Block], unit: str = "per chunk") -> str:
 
 
 def banded(points: Sequence[pd.DataFrame], what: str = "Bands") -> list[str]:
-    """What the bands are, as a sentence; none where there is no band."""
+    """What the bands are, as a sentence, or why there are none."""
     methods = sorted({str(method) for frame in points for method in frame["interval"].dropna()})
-    return [f"{what}: 95% intervals over documents ({' and '.join(methods)})."] if methods else []
+    return [f"{what}: 95% intervals over documents ({' and '.join(methods)})." if methods else "One document has no interval."]

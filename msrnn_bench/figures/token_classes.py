@@ -3,7 +3,7 @@ intervals over documents; a panel per state size.
 
 The axis is a multiple of the average token's steps (in steps above it): that average is a matter of size and length alone,
 the same for every policy and model, so texts of other lengths can be compared at the same share k / T. The paper's values
-stand beside ours there, and only for those classes that mean the same in both (`_tags.SAME`).
+stand beside ours there, and only for those classes that mean the same in both (`_tags.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from msrnn_bench.errors import UsageError
-from msrnn_bench.figures import _axes, _runs, _tags, style
+from msrnn_bench.figures import _axes, _runs, _table5, style
 from msrnn_bench.figures._runs import Block, Run
 from msrnn_bench.figures.style import Look
 
@@ -102,7 +102,7 @@ def _values(run: Run, block: Block) -> pd.DataFrame:
     parts = run.rows["subtask"].str.extract(r"^class:([^/]*)/(.*)$", flags=re.S)
     classes = run.rows.assign(scheme=parts[0], name=parts[1]).dropna(subset=["scheme"])
     settings = {name: block.settings[name] for name in ("model", "dataset", "weights")}
-    size = _tags.same_share(run.cache, block.context)
+    size = _table5.same_share(run.cache, block.context)
     frames = []
     for scheme, rows in classes.groupby("scheme"):
         points = _runs.values(rows, "name", "lifetime")
@@ -115,7 +115,7 @@ def _values(run: Run, block: Block) -> pd.DataFrame:
                 "average": average, "multiple": points["value"] / average,
             }
         )  # fmt: skip
-        frames.append(pd.concat([frame, _tags.beside(points["name"], size if scheme == "pos" else None)], axis=1))
+        frames.append(pd.concat([frame, _table5.beside(points["name"], size if scheme == "pos" else None)], axis=1))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -240,7 +240,7 @@ def _sentences(blocks: list[Block], values: pd.DataFrame, shown: pd.DataFrame) -
         "many tokens.",
         _runs.measured(blocks),
         *_runs.banded([shown], "Lines"),
-        *([f"Diamonds: Table 5 of the paper, k = {sizes} of {_tags.TOKENS:,} tokens, at the same share k / T and only where its "
-           "tag means what ours does; another model and text."] if len(paper) else []),
+        *([f"Diamonds: Table 5 of the paper, k = {sizes} of {_table5.TOKENS:,} tokens, at the same share k / T and only "
+           "where its tag means what ours does (quote_close is its ”, newline its \\n); another model and text."] if len(paper) else []),
         *([f"Not drawn: {', '.join(left)}."] if left else []),
     ]  # fmt: skip

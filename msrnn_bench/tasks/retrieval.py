@@ -62,8 +62,8 @@ class Retrieval:
     the document's end to k tokens, and what stood there is lost.
     needle: also measure what became of the sentence asked for, as shares of its tokens (mean over heads that decide alone):
     `needle_kept`, still held when the question has been read, over layers; `needle_kept_by_layer`, the same of each layer
-    (subtask `single/layer:07`), over a haystack's depths; `needle_kept_by_step`, held after n tokens more were read (bucket n), over
-    layers and those depths with so much text behind them. The journal has each layer at each step.
+    (subtask `single/layer:07`), over a haystack's depths; `needle_kept_by_step`, held after n tokens more were read (bucket
+    n), over layers and those depths with so much text behind them. The journal has each layer at each step.
     """
 
     kinds: tuple[Literal["single", "multi", "lookup", "variables"], ...] = ("single",)
