@@ -234,13 +234,16 @@ def _sentences(blocks: list[Block], values: pd.DataFrame, shown: pd.DataFrame) -
     left = [name for name in dict.fromkeys(values["policy"]) if name not in set(shown["policy"])]
     paper = shown.dropna(subset=["published_multiple"])
     sizes = ", ".join(f"{int(size):,}" for size in sorted(set(paper["published_k"])))
+    beside = (
+        f"Diamonds: Table 5 of the paper, k = {sizes} of {_table5.TOKENS:,} tokens, at the same share k / T and only where its tag "
+        "means what ours does (quote_close is its ”, newline its \\n); another model and text."
+    )
     by = " or ".join(_SCHEMES.get(scheme, scheme) for scheme in dict.fromkeys(shown["scheme"]))
     return [
         f"Steps at which a token's state was attended to, mean over layers, by {by}, the longest kept first; in brackets how "
         "many tokens.",
         _runs.measured(blocks),
         *_runs.banded([shown], "Lines"),
-        *([f"Diamonds: Table 5 of the paper, k = {sizes} of {_table5.TOKENS:,} tokens, at the same share k / T and only "
-           "where its tag means what ours does (quote_close is its ”, newline its \\n); another model and text."] if len(paper) else []),
+        *([beside] if len(paper) else []),
         *([f"Not drawn: {', '.join(left)}."] if left else []),
-    ]  # fmt: skip
+    ]
