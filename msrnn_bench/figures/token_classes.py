@@ -235,8 +235,8 @@ def _sentences(blocks: list[Block], values: pd.DataFrame, shown: pd.DataFrame) -
     paper = shown.dropna(subset=["published_multiple"])
     sizes = ", ".join(f"{int(size):,}" for size in sorted(set(paper["published_k"])))
     beside = (
-        f"Diamonds: Table 5 of the paper, k = {sizes} of {_table5.TOKENS:,} tokens, at the same share k / T and only where its tag "
-        "means what ours does (quote_close is its ”, newline its \\n); another model and text."
+        f"Diamonds: Table 5 of the paper, k = {sizes} of {_table5.TOKENS:,} tokens, at the same share k / T and only where the "
+        "tag means what ours does (quote_close is its ”, newline its \\n); another model and text."
     )
     by = " or ".join(_SCHEMES.get(scheme, scheme) for scheme in dict.fromkeys(shown["scheme"]))
     return [
