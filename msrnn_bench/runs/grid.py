@@ -20,6 +20,8 @@ from msrnn_bench.runs.progress import WORKER, CellProgress
 if TYPE_CHECKING:
     import pandas as pd
 
+SHOWN = 24  # lines of one cell; of one that has more, those of the whole are told
+
 
 def run(overrides: list[str], *, experiment_grid: bool, single: bool) -> int:
     """Run every cell that the overrides name. Returns the exit code: 1 when a cell failed."""
@@ -105,8 +107,13 @@ def _show(cell: Prepared, skipped: bool) -> None:
     ours = rows[rows["cell"] == cell.cell.id]
     if skipped:
         print("finished already; force=true measures it again")
-    for _, line in summarise(ours, []).iterrows():
+    lines = summarise(ours, [])
+    whole = lines[lines["subtask"].isna() | lines["subtask"].eq("all")]
+    told = whole if len(lines) > SHOWN and len(whole) else lines
+    for _, line in told.iterrows():
         print(f"{cell.cell.label}: {_sentence(line)}")
+    if len(told) < len(lines):
+        print(f"{len(lines) - len(told)} more, by part: msrnn-bench collect results_dir={cell.cell.results_dir}")
     if cell.job.policy.evicts:
         what = f"in each chunk of {cell.job.context}" if cell.cell.task == "perplexity" else "at most"
         print(f"{ours['evictions'].max()} evictions a layer {what}, at most {ours['max_states'].max()} states")

@@ -1,7 +1,8 @@
 """Classes of tokens by their characters: what needs no tagger, and no language beyond quotation marks.
 
 A token's span [start, end) is that of its characters in the text, with or without the blank before it. Its class is that of its
-first character that is no blank; a token of blanks is a newline or a space.
+first character that is no blank, but for one thing: `.”` is one token of many vocabularies and closes a quotation, so a closing
+mark anywhere in a token goes first. A token of blanks is a newline or a space.
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ def begins(text: str, span: tuple[int, int]) -> int | None:
     return next((at for at in range(start, end) if not text[at].isspace()), None)
 
 
+def closes(marks: dict[int, str], span: tuple[int, int]) -> bool:
+    """Whether a token has a closing quotation mark in it."""
+    return any(marks.get(at) == "quote_close" for at in range(*span))
+
+
 def blank(text: str, span: tuple[int, int]) -> str:
     """The class of a token of blanks."""
     return "newline" if "\n" in text[slice(*span)] else "space"
@@ -44,7 +50,8 @@ def classify(text: str, spans: Sequence[tuple[int, int]]) -> list[str]:
     for span in spans:
         at = begins(text, span)
         inside = span[0] < before  # a piece of one character, spelt in bytes
-        found.append(blank(text, span) if at is None else marks.get(at) or _kind(text, at, inside))
+        kind = blank(text, span) if at is None else marks.get(at) or _kind(text, at, inside)
+        found.append("quote_close" if closes(marks, span) else kind)
         before = span[1]
     return found
 

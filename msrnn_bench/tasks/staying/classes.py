@@ -1,8 +1,8 @@
 """The class of every token of a chunk, scheme by scheme; within a scheme the classes partition the tokens.
 
 char  by characters, for any text.  pos  by part of speech, for English prose.  token  by Python's tokenizer, for its source.
-A token's class is that of its first character that is no blank. `first` is a chunk's first token (char alone), `special` a
-mark of beginning, which has no text.
+A token's class is that of its first character that is no blank, or of a closing quotation mark in it. `first` is a chunk's
+first token (char alone), `special` a mark of beginning, which has no text.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from msrnn_bench.errors import MachineError
-from msrnn_bench.tasks.staying.characters import begins, blank, quotes
+from msrnn_bench.tasks.staying.characters import begins, blank, closes, quotes
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +34,14 @@ _MARKS = {
     **dict.fromkeys(")]}", ")"), **dict.fromkeys("$€£¥¢", "$"), "#": "#", "&": "CC",
 }  # fmt: skip
 _END = re.compile(r"\n[ \t]*\n\s*|[.!?…][\"'”’»)\]]*\s+")
+_EMPTY_LINE = re.compile(r"\n[ \t]*\n")
 _ABBREVIATED = re.compile(
     r"(?:\b(?:Mr|Mrs|Ms|Messrs|Dr|St|Prof|Rev|Hon|Col|Capt|Gen|Lt|Sgt|Gov|Jr|Sr|Esq|Mme|Mlle|vs|viz|No|Vol|Fig|e\.g|i\.e|cf)"
     r"|\b[A-Z])\.\s+$"
 )
+# The rules know a typewriter's marks; each of these becomes one of the same length that they treat alike, ...
+_TYPEWRITTEN = str.maketrans({"’": "'", "…": ";", "—": ";", "―": ";"})
+_SPELT = str.maketrans({"’": "'", "…": "...", "—": "--", "―": "--"})  # ... and the tagger is told what it is
 _OPENERS = "\"'“‘«([—-_"
 _PRONOUNS = {"it", "he", "she", "that", "this", "there", "here", "what", "who", "where", "when", "how", "why", "let"}
 
@@ -67,11 +72,12 @@ def classify(text: str, spans: Sequence[tuple[int, int]]) -> list[str]:
             codes[first:last] = NAMES.index(name)
     if untagged:
         log.warning("%d sentences could not be cut into words and are in the class untagged", untagged)
-    places = [begins(text, span) for span in spans]
-    return [
-        blank(text, span) if at is None else NAMES[codes[at]] if codes[at] else "untagged"
-        for span, at in zip(spans, places, strict=True)
-    ]
+    classes = []
+    for span in spans:
+        at = begins(text, span)
+        kind = blank(text, span) if at is None else NAMES[codes[at]] if codes[at] else "untagged"
+        classes.append("quote_close" if closes(marks, span) else kind)
+    return classes
 
 
 def sentences(text: str, end: int) -> Iterator[tuple[int, int]]:
@@ -81,7 +87,7 @@ def sentences(text: str, end: int) -> Iterator[tuple[int, int]]:
     for match in _END.finditer(text):
         if begin >= end:
             return
-        if match[0][0] != "\n":
+        if not _EMPTY_LINE.search(match[0]):
             follows = text[match.end() :][:6].lstrip(_OPENERS)[:1] if match.end() < len(text) else ""
             plain = match[0][0] == "." and _ABBREVIATED.search(text, max(begin, match.start() - 8), match.end())
             if plain or (follows and not (follows.isupper() or follows.isdigit())):
@@ -94,7 +100,7 @@ def sentences(text: str, end: int) -> Iterator[tuple[int, int]]:
 
 def words(text: str, begin: int, end: int) -> list[tuple[int, int]] | None:
     """[start, end) of each word of a sentence; None where NLTK's rules do not find their own words again."""
-    sentence = text[begin:end].replace("’", "'")  # the same length; the rules know the typewriter's apostrophe alone
+    sentence = text[begin:end].translate(_TYPEWRITTEN)
     try:
         return [(begin + first, begin + last) for first, last in _tokenizer().span_tokenize(sentence)]
     except (ValueError, IndexError):
@@ -105,10 +111,8 @@ def tags(text: str, found: Sequence[tuple[int, int]], marks: dict[int, str]) -> 
     """The class of each word of a sentence; None where the tagger does not answer word by word."""
     if not found:
         return []
-    from textblob.en import tag
-
-    spelt = [text[first:last].replace("’", "'") for first, last in found]
-    answer = tag(" ".join(spelt), tokenize=False)
+    spelt = [text[first:last].translate(_SPELT) for first, last in found]
+    answer = _tagger()(" ".join(spelt), tokenize=False)  # textblob's own tokenizer breaks possessives
     if len(answer) != len(spelt):
         return None
     names = []
@@ -135,6 +139,16 @@ def _penn(tagged: str) -> str:
     """textblob's tag in the treebank's names: it adds the kind of a proper noun, and alternatives."""
     plain = re.split(r"[-|]", tagged)[0] if len(tagged) > 1 else tagged
     return plain if plain in PENN else "untagged"
+
+
+@cache
+def _tagger() -> Any:
+    from textblob.en import tag
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # it reads its word lists at the first call and closes none
+        tag("once", tokenize=False)
+    return tag
 
 
 @cache
