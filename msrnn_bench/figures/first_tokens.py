@@ -108,7 +108,7 @@ def _draw(ax: Axes, found: dict[Any, pd.DataFrame], looks: dict[Any, Look], thic
         color, raised = looks[key].color, 2 * (key in thick)
         ax.plot(points["bucket_start"], points["value"], zorder=3 + raised, **_axes.line_style(looks[key], key in thick))
         if points["low"].notna().any():
-            ax.fill_between(points["bucket_start"], points["low"], points["high"], color=color, alpha=0.15, linewidth=0)
+            ax.fill_between(points["bucket_start"], points["low"], points["high"], color=color, alpha=0.12, linewidth=0)
         own = {"color": color} if len(means) > 1 else {}  # lines of several sizes have each their own mean
         ax.axhline(points.attrs["mean"], zorder=2, **{**_axes.line_style(_MEAN, False), **own, "label": "_mean"})
     last = max(int(points["bucket_start"].max()) for points in found.values())

@@ -203,7 +203,8 @@ def _sentences(chosen: list[tuple[Block, list[Run]]], arrays: Deaths, layer: int
     settings = [" / ".join(dict.fromkeys(block.settings[name] for block, _ in chosen)) for name in ("dtype", "weights")]
     tokens = " / ".join(dict.fromkeys(f"{block.context:,}" for block, _ in chosen))
     return [
-        f"{which} down, tokens across; black: its state is held after the step, white: it has left, tinted: not yet read.",
+        f"{which} down, tokens across; black where a token's state is held after the step, white where it has left, tinted "
+        "where it was not read yet.",
         *(["Where heads decide alone, the share over heads."] if heads else []),
         f"The first {tokens} tokens of {', '.join(texts)}, {settings[0]}, {settings[1]} weights.",
     ]
