@@ -88,8 +88,8 @@ def _sentences(blocks: list[Block], points: list[pd.DataFrame]) -> list[str]:
     documents = sorted({int(number) for line in points for number in line["documents"]})
     haystacks = f"{documents[-1]:,}" if len(documents) == 1 else f"{documents[0]:,} to {documents[-1]:,}"
     return [
-        "Share of the tokens of the sentence asked for whose states are held, mean over layers, depths with so much text behind "
-        "them and haystacks; dotted: k tokens.",
+        "Share of the tokens of the sentence asked for whose states are held, mean over layers, haystacks and the depths with so "
+        "much text behind them (which differ from point to point, so a line may rise); dotted: k tokens.",
         f"Kind {shown('subtask')}, {haystacks} haystacks, {shown('dtype')}, {shown('weights')} weights.",
         *_runs.banded(points),
     ]
