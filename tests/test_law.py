@@ -32,6 +32,7 @@ TINY = ROOT / "tests/tiny/model"
 TEXT = ROOT / "tests/tiny/heldout.txt"
 BASE = {
     "perplexity": ["dataset=text", f"dataset.path={TEXT}", "context=128", "tokens=128", "documents=1"],
+    "retention": ["dataset=text", f"dataset.path={TEXT}", "context=128", "tokens=128", "documents=1"],
     "stories": ["context=256", "task.new_tokens=32"],
     "retrieval": ["context=512", "task.lengths=[300]"],
     "squality": ["dataset.path=questions.jsonl", "context=512", "task.new_tokens=32"],
@@ -74,6 +75,7 @@ VALUES: dict[str, tuple[list[str], str, str]] = {
     "policy.recent": (["policy=h2o"], "null", "3"),
     "policy.seed": (["policy=random"], "0", "1"),
     "task.buckets": ([], "[64]", "[32,64]"),
+    "task.classes": ([], "auto", "[char]"),
     "task.prompt": ([], "", ""),
     "task.judge": ([], "none", "local"),
     "task.judge_prompt": (["task.judge=local"], "'{first} {second}'", "'{second} {first}'"),
@@ -193,9 +195,10 @@ def tells(task: str, key: str) -> bool:
     """Not: keys of one value only, those that cut text where a task has none to cut (refused, and tested as such), and
     addresses of the hub beside a path."""
     group, _, name = key.rpartition(".")
-    if (task, key) in (("perplexity", "prefill"), ("lm_eval", "dataset.bos")) or (key == "keep_tokens" and task != "perplexity"):
+    long = task in ("perplexity", "retention")
+    if (long and key == "prefill") or (task, key) == ("lm_eval", "dataset.bos") or (key == "keep_tokens" and not long):
         return False
-    cuts = group == "dataset" and name in ("start", "skip", "pack") and task != "perplexity"
+    cuts = group == "dataset" and name in ("start", "skip", "pack") and not long
     return key != "positions" and not cuts and not (name in ADDRESSES and key not in VALUES)
 
 

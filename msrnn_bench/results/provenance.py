@@ -11,7 +11,19 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-PACKAGES = ("torch", "transformers", "tokenizers", "numba", "numpy", "datasets", "hydra-core", "gguf", "msrnn-bench")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "numba",
+    "numpy",
+    "datasets",
+    "hydra-core",
+    "gguf",
+    "nltk",
+    "textblob",
+    "msrnn-bench",
+)
 
 
 def versions() -> dict[str, str | None]:
