@@ -135,7 +135,9 @@ def test_sentences_stand_at_their_depths_and_at_seams(reader, text):
     tok, size, sentence = tokenizer(reader), 700, "The secret number of the ticket is 2596569."
     hay = needles.parts(tok, TEXTS[text](), size, 2)[1]
     for depth in DEPTHS:
-        ids, (start,) = needles.plant(tok, hay, [(depth, sentence)], size)
+        ids, (place,) = needles.plant(tok, hay, [(depth, sentence)], size)
+        start = place.start
+        assert tok.decode(ids[start : place.stop]).strip() == sentence
         length = len(tok(sentence)["input_ids"])
         assert len(ids) == size and ids[:start] == hay[:start]
         assert abs(start - depth * (size - length)) <= needles.REACH + 4
@@ -153,7 +155,8 @@ def test_several_sentences_keep_their_order_and_the_size():
     tok = tokenizer("words")
     hay = needles.parts(tok, TEXTS["filler"](), 400, 1)[0]
     planted = [(0, "One is 1."), (0.5, "Two is 2."), (0.5, "Three is 3."), (1, "Four is 4.")]
-    ids, starts = needles.plant(tok, hay, planted, 400)
+    ids, places = needles.plant(tok, hay, planted, 400)
+    starts = [place.start for place in places]
     text = tok.decode(ids)
     assert len(ids) == 400 and starts == sorted(starts) and starts[0] == 0
     assert [text.index(s) for _, s in planted] == sorted(text.index(s) for _, s in planted)
@@ -165,8 +168,8 @@ def test_several_sentences_keep_their_order_and_the_size():
 
 def test_a_text_without_seams_takes_the_sentence_at_its_depth():
     tok = tokenizer("bytes")
-    ids, (start,) = needles.plant(tok, tok("x" * 500)["input_ids"], [(0.5, "A is 1.")], 408)
-    assert start == 200 and len(ids) == 408
+    ids, (place,) = needles.plant(tok, tok("x" * 500)["input_ids"], [(0.5, "A is 1.")], 408)
+    assert place.start == 200 and len(ids) == 408
 
 
 def test_examples_take_different_parts_and_documents_are_joined():
@@ -220,7 +223,7 @@ def test_prompts_have_exactly_the_length(kind):
     for case in found:
         text = tok.decode(case.prompt.ids)
         assert case.hidden.planted[case.hidden.asked][1] in text and text.endswith(case.hidden.question)
-        before = case.prompt.ids[: len(case.prompt.head) + case.at]
+        before = case.prompt.ids[: len(case.prompt.head) + case.at.start]
         assert case.hidden.value not in tok.decode(before) and case.read <= case.prompt.reading
     one, two, three = found[:3]
     beginning = min(one.read, two.read)

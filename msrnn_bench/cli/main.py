@@ -184,7 +184,8 @@ def _lm_eval(args: list[str]) -> int:
 def _options(command: str, args: list[str]) -> argparse.Namespace:
     """key=value settings of the commands that need no Hydra."""
     known = {"results_dir": "results", "figure": None, "out": None, "paper": None, "note": None, "metric": None,
-             "local": None, "window": None, "difference": None, "start": None}  # fmt: skip
+             "local": None, "window": None, "difference": None, "start": None, "layer": None, "cache": None,
+             "lines": None, "scheme": None}  # fmt: skip
     allowed = {"collect": ["results_dir"], "plot": list(known)}[command]
     chosen = {key: known[key] for key in allowed}
     for arg in args:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import zipfile
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from msrnn_bench import figures
 from msrnn_bench.errors import UsageError
+from msrnn_bench.results.files import write_atomically
 from msrnn_bench.results.summary import SUMMARY_TYPES, TIDY_TYPES, collect
 
 # What a reader must know of a model wherever its numbers are shown.
@@ -17,9 +20,12 @@ NOTES = {"smollm2": "smollm2 is SmolLM2-135M-Instruct: instruction-tuned, quanti
 
 
 # What is drawn of a task's results where no figure is asked for; of others' what their metrics are.
-SUITED = {"perplexity": ["perplexity"], "stories": ["stories"], "retrieval": ["score", "depth"],
-          "extrapolation": ["extrapolation"]}  # fmt: skip
-OPTIONS = ("local", "window", "difference", "start")  # of single figures, each of which refuses those of others
+SUITED = {
+    "perplexity": ["perplexity"], "stories": ["stories"], "retrieval": ["score", "depth"],
+    "retention": ["retention_map", "first_tokens", "token_classes", "perplexity"],
+    "extrapolation": ["extrapolation"],
+}  # fmt: skip
+OPTIONS = ("local", "window", "difference", "start", "layer", "cache", "lines", "scheme")  # of single figures, each of which refuses those of others
 
 
 def main(options: Namespace) -> int:
@@ -60,8 +66,28 @@ def _draw(name: str, folder: Path, stem: Path, options: Namespace) -> None:
     if options.paper:
         settings["paper"] = _table(Path(options.paper).expanduser())
     settings |= {option: value for option in OPTIONS if (value := getattr(options, option)) is not None}
-    for path in figures.save(figures.draw(name, table, **settings), stem):
+    if kind := figures.arrays_of(name):
+        settings["arrays"] = _arrays(folder, kind)
+    paths = figures.save(figures.draw(name, table, **settings), stem)
+    shown = figures.data(name, table)
+    if shown is not None:
+        paths.append(stem.with_name(f"{stem.name}.csv"))
+        write_atomically(paths[-1], shown.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+    for path in paths:
         print(path)
+
+
+def _arrays(folder: Path, kind: str) -> dict[str, Any]:
+    """Of every cell that kept one, its array of that name."""
+    found = {}
+    for path in sorted((folder / "cells").glob("[!.]*.npz")):
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                if kind in arrays:
+                    found[path.stem] = arrays[kind]
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise UsageError(f"{path} is damaged ({error}): delete it with its .json and run the cell again") from error
+    return found
 
 
 def _tables(folder: Path, which: str) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """The figures, found by discovery: one file each, named after the figure, with `plot(table, **options) -> Figure`.
 
-A figure is a function of the summary table, or of all rows where its module says `TABLE = "tidy"`. May import results and
-errors. None loads a model, reads a results folder or imports torch.
+A figure is a function of the summary table, or of all rows where its module says `TABLE = "tidy"`, and of what `ARRAYS` names of
+each cell's arrays. May import results and errors. None loads a model, reads a results folder or imports torch.
 """
 
 import importlib
@@ -47,6 +47,17 @@ def draw(name: str, table: "pd.DataFrame", **options: Any) -> "Figure":
 def table_of(name: str) -> str:
     """Which table the figure is drawn from: summary | tidy."""
     return str(getattr(importlib.import_module(f"{__name__}.{name}"), "TABLE", "summary"))
+
+
+def data(name: str, table: "pd.DataFrame") -> "pd.DataFrame | None":
+    """What the figure shows as a table, where its module has a function `data`; None where it has none."""
+    made = getattr(importlib.import_module(f"{__name__}.{name}"), "data", None)
+    return None if made is None else made(table)
+
+
+def arrays_of(name: str) -> str | None:
+    """Which of each cell's arrays the figure takes as `arrays`, by cell; None where it takes none."""
+    return getattr(importlib.import_module(f"{__name__}.{name}"), "ARRAYS", None)
 
 
 def save(figure: "Figure", stem: Path) -> list[Path]:

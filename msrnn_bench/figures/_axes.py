@@ -91,13 +91,13 @@ def frame(ax: Axes, panel: Panel, limits: Limits, rows: int, width: float) -> No
     ax.set_xlabel("Multi-state size")
     ax.set_ylim(*limits)
     ax.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 2.5, 5, 10]))
-    title = _broken(panel.title, width + 0.45)
+    title = broken(panel.title, width + 0.45)
     ax.set_title(f"{title}\nRANDOM WEIGHTS" if panel.random else title, pad=5 + rows * ROW)
     if panel.random:
         ax.title.set_color(style.ALARM)
 
 
-def _broken(title: str, width: float) -> str:
+def broken(title: str, width: float) -> str:
     """A title too wide for its panel in two lines, as even as its two natural breaks allow; in more if need be."""
     if style.inches(title, style.TITLE) < width:
         return title
@@ -137,10 +137,15 @@ def surround(figure: Figure, handles: list[Line2D], text: list[str], beside: boo
     else:
         figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, below), ncols=legend_columns,
                       columnspacing=1.4, labelspacing=0.35, borderaxespad=0, borderpad=0)  # fmt: skip
+    add_caption(figure, text)
+
+
+def add_caption(figure: Figure, text: list[str]) -> None:
+    """The lines of a caption at the bottom."""
     if text:
         figure.text(
             0.008,
-            0.04 / height,
+            0.04 / figure.get_figheight(),
             "\n".join(text),
             fontsize=style.SMALL,
             color=style.MUTED,

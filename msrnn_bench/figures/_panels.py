@@ -92,7 +92,7 @@ def _panel(group: pd.DataFrame, groups: list[pd.DataFrame], lost: pd.DataFrame, 
     paired = topline is not None and bool(group.loc[group["policy"] != "full", "difference"].notna().any())
     lines = {}
     for policy, points in group[group["policy"] != "full"].groupby("policy"):
-        for name, variant in _variants(str(policy), points):
+        for name, variant in variants(str(policy), points):
             lines[name] = _banded(_unique(variant), paired)
     return Panel(
         settings={name: _first(group, name) for name in shared},
@@ -105,7 +105,7 @@ def _panel(group: pd.DataFrame, groups: list[pd.DataFrame], lost: pd.DataFrame, 
     )
 
 
-def _variants(policy: str, points: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+def variants(policy: str, points: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """A policy run under several settings is several lines. `recent` follows k by itself: it parts only equal k."""
     parts = []
     for name in _VARIANTS:

@@ -82,6 +82,23 @@ def looks(policies: Iterable[str]) -> dict[str, Look]:
     return {name: LOOKS.get(name) or taken[name] for name in given}
 
 
+# State sizes, small to large, where each is a line: light to dark, which colour-blind readers and grey prints keep.
+_RAMP = ("#F0A63C", "#DE6D3B", "#BE3B5C", "#8E2A7C", "#56217F", "#22174F", "#000000")
+_RAMP_MARKS = "ovs^Dph"
+
+
+def sizes(given: Iterable[float]) -> dict[float, Look]:
+    """A look for each state size: its place in the ramp, the smallest lightest."""
+    ordered = sorted(set(given))
+    last = len(_RAMP) - 1
+    picked = [round(n * last / max(len(ordered) - 1, 1)) for n in range(len(ordered))] if len(ordered) <= last + 1 else None
+    found = {}
+    for number, size in enumerate(ordered):
+        color = _RAMP[picked[number] if picked else number * last // (len(ordered) - 1)]
+        found[size] = Look(f"k = {size:,.0f}", color, _RAMP_MARKS[number % len(_RAMP_MARKS)])
+    return found
+
+
 def context() -> AbstractContextManager[None]:
     """The style, and nothing of the user's own, for as long as a figure is drawn or saved."""
     return matplotlib.style.context(["default", _RC])

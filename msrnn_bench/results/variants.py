@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 TELLING = ("settings", "config", "dataset", "versions")  # what of a manifest tells cells apart
 LETTERS = 4  # of a hash, where so few tell it from the others
 # What of a task is a column of the rows, or changes no line of the summary: how rows are cut, what is measured beside.
-NO_VARIANT = {"name", "tasks", "lengths", "kinds", "buckets", "agreement"}
+NO_VARIANT = {"name", "tasks", "lengths", "kinds", "buckets", "agreement", "needle"}
 LIBRARIES = ("msrnn-bench", "torch", "transformers", "tokenizers", "numba")
 
 

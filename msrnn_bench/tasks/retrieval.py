@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
@@ -21,6 +22,7 @@ from msrnn_bench.results.cells import Row
 from msrnn_bench.results.journal import Journal
 from msrnn_bench.tasks.writing import needles
 from msrnn_bench.tasks.writing.answers import Answer, Asked, Writer
+from msrnn_bench.tasks.writing.held import behind, held_after
 from msrnn_bench.tasks.writing.prompts import Prompt, check_template, fit, frame
 
 PROMPT = """{document}
@@ -32,8 +34,8 @@ Answer:"""
 
 @dataclass(frozen=True)
 class Case:
-    """One prompt. `read`: how many of its tokens it shares with the haystack's other prompts; `at`: tokens of the
-    document before what is asked."""
+    """One prompt. `read`: how many of its tokens it shares with the haystack's other prompts; `at`: the
+    places in the document of the sentence that is asked for."""
 
     key: str
     document: str
@@ -41,7 +43,7 @@ class Case:
     hidden: needles.Hidden
     prompt: Prompt
     read: int
-    at: int
+    at: range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,10 @@ class Retrieval:
     A haystack depends on (seed, kind, length, example) alone, in `multi` and `lookup` on the depths too: every policy and
     size is asked the same. `document` of the rows is a haystack, so its depths are resampled together. `baseline` cuts
     the document's end to k tokens, and what stood there is lost.
+    needle: also measure what became of the sentence asked for, as shares of its tokens (mean over heads that decide alone):
+    `needle_kept`, still held when the question has been read, over layers; `needle_kept_by_layer`, the same of each layer
+    (subtask `single/layer:07`), over a haystack's depths; `needle_kept_by_step`, held after n tokens more were read (bucket
+    n), over layers and those depths with so much text behind them. The journal has each layer at each step.
     """
 
     kinds: tuple[Literal["single", "multi", "lookup", "variables"], ...] = ("single",)
@@ -68,6 +74,7 @@ class Retrieval:
     new_tokens: Count = 24
     prompt: str = PROMPT
     chat: bool = False
+    needle: bool = False
 
     name = "retrieval"
 
@@ -85,8 +92,9 @@ class Retrieval:
         return "chat" if self.chat else "plain"
 
     def settings(self) -> dict[str, Any]:
-        """What of this task is part of a cell's identity."""
-        return {**{k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}, "needles": needles.VERSION}
+        """What of this task is part of a cell's identity. `needle` only where it is measured: cells are older than it."""
+        known = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items() if k != "needle" or v}
+        return {**known, "needles": needles.VERSION}
 
     def check(self, job: Job) -> None:
         """Refuse, before anything is loaded, what this task cannot do."""
@@ -105,26 +113,43 @@ class Retrieval:
         """A row a question; the depths of a haystack follow each other, so that each is read on from the last."""
         loaded = load(job)
         columns = {**job.columns, "bos": not self.chat and bool(bos_ids(job.dataset.bos, loaded.tokenizer))}
-        writer, journal = Writer(loaded, job, self.new_tokens), Journal(job.journal)
+        writer, journal = Writer(loaded, job, self.new_tokens, deaths=self.needle), Journal(job.journal)
         each = len(self.kinds) * self.examples * len(self.depths)
         job.progress.start(sum(each * (min(length, _room(job)) + self.new_tokens) for length in self.lengths))
         for kind in self.kinds:
             for length in self.lengths:
-                for case in self._cases(job, loaded.tokenizer, kind, length):
-                    record = journal.get(case.key) or journal.add(case.key, self._ask(writer, case))
-                    job.progress.advance(min(length, _room(job)) + self.new_tokens)
-                    yield Row(
-                        **columns, **Answer(**record["answer"]).columns(), document=case.document, subtask=kind,
-                        length=length, depth=case.depth, metric="accuracy", total=float(record["correct"]), count=1,
-                    )  # fmt: skip
+                cases = self._cases(job, loaded.tokenizer, kind, length)
+                for document, haystack in groupby(cases, key=lambda case: case.document):
+                    common: dict[str, Any] = {**columns, "document": document, "subtask": kind, "length": length}
+                    traces = []
+                    for case in haystack:
+                        record = journal.get(case.key) or journal.add(case.key, self._ask(writer, case))
+                        job.progress.advance(min(length, _room(job)) + self.new_tokens)
+                        shared = {**common, **Answer(**record["answer"]).columns(), "depth": case.depth}
+                        yield Row(**shared, metric="accuracy", total=float(record["correct"]), count=1)
+                        if self.needle:
+                            traces.append(record["needle_held"])
+                            yield _kept(shared, record["needle_held"], case)
+                    if self.needle:
+                        yield from _over_depths(common, traces)
 
     def _ask(self, writer: Writer, case: Case) -> dict[str, Any]:
         answer = writer.answer(Asked(case.prompt.ids, case.read, zlib.crc32(case.document.encode())))
         return {
-            "question": case.hidden.question, "needle": case.hidden.planted[case.hidden.asked][1], "at": case.at,
+            "question": case.hidden.question, "needle": case.hidden.planted[case.hidden.asked][1], "at": case.at.start,
             "value": case.hidden.value, "correct": needles.found(case.hidden.value, answer.text), "cut": case.prompt.cut,
-            "answer": asdict(answer),
+            "answer": asdict(answer), **({"needle_held": self._trace(writer, case)} if self.needle else {}),
         }  # fmt: skip
+
+    def _trace(self, writer: Writer, case: Case) -> dict[str, Any]:
+        """Of the last answer: how many of the needle's tokens each layer holds `behind` so many tokens more, `held` [L, n], `of`
+        how many (over the heads that decide). What a baseline cuts off is never held, and what it reads always: no steps."""
+        begin, size = len(case.prompt.head), len(case.prompt.document)
+        there = range(begin + min(case.at.start, size), begin + min(case.at.stop, size))
+        left = len(case.prompt.ids) - there.stop
+        steps = [left] if isinstance(writer.job.policy, Baseline) else behind(left)
+        held, deciders = held_after(writer.left, there, steps)
+        return {"behind": steps, "held": held, "of": len(case.at) * deciders}
 
     def _cases(self, job: Job, tokenizer: Any, kind: str, length: int) -> Iterator[Case]:
         """The prompts of one kind and length, haystack by haystack, each at ascending depths."""
@@ -151,16 +176,38 @@ class Retrieval:
             )
         one = len({h.planted for h in hidden}) == 1
         ids: list[int] = []
-        starts: list[int] = []
+        places: list[range] = []
         for depth, asked, (head, tail) in zip(self.depths, hidden, frames, strict=True):
             if not ids or not one:
-                ids, starts = needles.plant(tokenizer, hay, asked.planted, length - around)
+                ids, places = needles.plant(tokenizer, hay, asked.planted, length - around)
             prompt = fit(head, ids, tail, min(length, _room(job)))
             yield Case(
                 key=f"{kind}/{length}/{depth:.12g}/{example:04d}", document=f"{kind}/{length}/{example:04d}", depth=depth,
-                hidden=asked, prompt=prompt, at=starts[asked.asked],
-                read=min(len(head) + (len(ids) if one else starts[0]), prompt.reading),
+                hidden=asked, prompt=prompt, at=places[asked.asked],
+                read=min(len(head) + (len(ids) if one else places[0].start), prompt.reading),
             )  # fmt: skip
+
+
+def _kept(shared: dict[str, Any], trace: dict[str, Any], case: Case) -> Row:
+    """The share of a needle that is held when the question has been read: over layers; its bucket is its place."""
+    begin = len(case.prompt.head)
+    place = {"bucket_start": begin + case.at.start, "bucket_end": begin + case.at.stop}
+    total = sum(layer[-1] for layer in trace["held"]) / trace["of"]
+    return Row(**{**shared, **place}, metric="needle_kept", total=total, count=len(trace["held"]))
+
+
+def _over_depths(common: dict[str, Any], traces: list[dict[str, Any]]) -> Iterator[Row]:
+    """The rows of a haystack, summed over its depths: by layer when the question has been read, and by step over layers."""
+    layers, kind = len(traces[0]["held"]), common["subtask"]
+    for layer in range(layers):
+        row = {**common, "subtask": f"{kind}/layer:{layer:02}", "bucket_start": 0, "bucket_end": common["length"]}
+        total = sum(trace["held"][layer][-1] / trace["of"] for trace in traces)
+        yield Row(**row, metric="needle_kept_by_layer", total=total, count=len(traces))
+    for n in sorted({n for trace in traces for n in trace["behind"][:-1]}):
+        reached = [trace for trace in traces if n in trace["behind"][:-1]]
+        total = sum(layer[trace["behind"].index(n)] / trace["of"] for trace in reached for layer in trace["held"])
+        row = {**common, "bucket_start": n, "bucket_end": n + 1}
+        yield Row(**row, metric="needle_kept_by_step", total=total, count=len(reached) * layers)
 
 
 def _room(job: Job) -> int:

@@ -67,21 +67,27 @@ class Asked:
 @dataclass
 class Writer:
     """One loaded model under the job's policy. `new_tokens` at most are written, until an end mark or a text of `stop`
-    (which is cut off the answer)."""
+    (which is cut off the answer); `deaths`: keep when each state left."""
 
     loaded: Loaded
     job: Job
     new_tokens: int
     stop: tuple[str, ...] = ()
+    deaths: bool = False
     _kept: list[tuple[list[int], MultiState]] = field(default_factory=list)  # states at earlier ends of reading
     _document: int | None = None
 
     def __post_init__(self) -> None:
-        self._session = job_session(self.loaded.model, self.job)
+        self._session = job_session(self.loaded.model, self.job, deaths=self.deaths)
 
     def answer(self, one: Asked) -> Answer:
         """As `answers`, of one prompt."""
         return self.answers([one])[0]
+
+    @property
+    def left(self) -> list[Tensor]:
+        """Per layer [B, P, tokens]: the step at which each state of the last answers left, as `Session.deaths`."""
+        return self._session.deaths
 
     def answers(self, asked: Sequence[Asked]) -> list[Answer]:
         """Greedy. Prompts are read one by one and answered in one batch, for a decode step costs little more for eight
@@ -170,12 +176,12 @@ class Writer:
         )  # fmt: skip
 
 
-def job_session(model: Any, job: Job, documents: Sequence[int] | None = None) -> Session:
+def job_session(model: Any, job: Job, documents: Sequence[int] | None = None, *, deaths: bool = False) -> Session:
     """The job's policy around the model; the baseline, which shortens texts, evicts nothing."""
     policy = Full() if isinstance(job.policy, Baseline) else job.policy
     return bounded(
         model, policy, job.cache if job.policy.evicts else None, engine=job.engine, prefill=job.prefill,
-        positions=job.positions, documents=documents,
+        positions=job.positions, documents=documents, deaths=deaths,
     )  # fmt: skip
 
 

@@ -148,8 +148,8 @@ def parts(tokenizer: Any, text: str, length: int, count: int) -> list[list[int]]
     return made
 
 
-def plant(tokenizer: Any, hay: list[int], planted: Sequence[tuple[float, str]], size: int) -> tuple[list[int], list[int]]:
-    """`size` ids of the haystack with the sentences in it, and how many ids stand before each sentence.
+def plant(tokenizer: Any, hay: list[int], planted: Sequence[tuple[float, str]], size: int) -> tuple[list[int], list[range]]:
+    """`size` ids of the haystack with the sentences in it, and the places of each sentence's ids, its blanks' among them.
 
     A depth is a share of the haystack's own ids, before anything is put in. Each sentence stands at the seam nearest to
     its depth and is tokenised on its own, so what stands before it is the same whatever is planted."""
@@ -158,15 +158,15 @@ def plant(tokenizer: Any, hay: list[int], planted: Sequence[tuple[float, str]], 
     if room < 0:
         raise UsageError(f"{size} tokens of a haystack cannot hold the {size - room} that are hidden in it: raise task.lengths")
     ids: list[int] = []
-    starts: list[int] = []
+    places: list[range] = []
     at = 0
     for (depth, _), form in zip(planted, forms, strict=True):
         place, kind = _seam(tokenizer, hay, round(depth * room), at, room)
         ids += hay[at:place]
-        starts.append(len(ids))
+        places.append(range(len(ids), len(ids) + len(form[kind])))
         ids += form[kind]
         at = place
-    return (ids + hay[at:])[:size], starts
+    return (ids + hay[at:])[:size], places
 
 
 def _seam(tokenizer: Any, hay: list[int], wanted: int, least: int, most: int) -> tuple[int, tuple[str, str]]:
