@@ -32,6 +32,8 @@ TINY = ROOT / "tests/tiny/model"
 TEXT = ROOT / "tests/tiny/heldout.txt"
 BASE = {
     "perplexity": ["dataset=text", f"dataset.path={TEXT}", "context=128", "tokens=128", "documents=1"],
+    "efficiency": ["dataset=text", f"dataset.path={TEXT}", "context=128", "tokens=128", "documents=1", "task.piece=32"],
+    "equivalence": ["dataset=text", f"dataset.path={TEXT}", "context=128", "tokens=128", "documents=1"],
     "stories": ["context=256", "task.new_tokens=32"],
     "retrieval": ["context=512", "task.lengths=[300]"],
     "squality": ["dataset.path=questions.jsonl", "context=512", "task.new_tokens=32"],
@@ -94,6 +96,8 @@ VALUES: dict[str, tuple[list[str], str, str]] = {
     "task.num_fewshot": ([], "null", "0"),
     "task.new_tokens": ([], "16", "24"),
     "task.hops": (["task.kinds=[variables]"], "2", "3"),
+    "task.length": ([], "null", "100"),
+    "task.memory": ([], "null", "1GiB"),
     "task.needles": (["task.kinds=[multi]"], "2", "3"),
 }
 OTHERWISE = {  # for a task alone
@@ -193,7 +197,9 @@ def tells(task: str, key: str) -> bool:
     """Not: keys of one value only, those that cut text where a task has none to cut (refused, and tested as such), and
     addresses of the hub beside a path."""
     group, _, name = key.rpartition(".")
-    if (task, key) in (("perplexity", "prefill"), ("lm_eval", "dataset.bos")) or (key == "keep_tokens" and task != "perplexity"):
+    stepwise = key == "prefill" and task in ("perplexity", "efficiency", "equivalence")
+    one_only = stepwise or (task, key) in (("lm_eval", "dataset.bos"), ("efficiency", "workers"))
+    if one_only or (key == "keep_tokens" and task != "perplexity"):
         return False
     cuts = group == "dataset" and name in ("start", "skip", "pack") and task != "perplexity"
     return key != "positions" and not cuts and not (name in ADDRESSES and key not in VALUES)
@@ -248,6 +254,26 @@ def test_content_counts_wherever_it_lies(files, monkeypatch, tmp_path):
         for model, text in ((TINY, TEXT), (tmp_path / "renamed", tmp_path / "renamed.txt"))
     )
     assert one == other
+
+
+def test_a_time_belongs_to_its_machine(monkeypatch):
+    """Processor, threads and device are part of the id where a task is timed, and of no other's."""
+    from msrnn_bench.results import provenance
+    from msrnn_bench.runs import identity
+
+    local = ["model=local", f"model.path={TINY}", "cache=16"]
+    bases = {task: (f"task={task}", *local, *BASE[task]) for task in ("efficiency", "perplexity")}
+    here = {task: identifier(*base) for task, base in bases.items()}
+    facts = provenance.hardware("cpu")
+    assert set(facts) == {"processor", "threads", "device"} and facts["threads"] == torch.get_num_threads()
+    for fact, other in (("processor", "another"), ("threads", facts["threads"] + 1), ("device", "Some GPU")):
+        monkeypatch.setattr(identity, "hardware", lambda _, changed={fact: other}: {**facts, **changed})
+        assert identifier(*bases["efficiency"]) != here["efficiency"], fact
+        assert identifier(*bases["perplexity"]) == here["perplexity"], fact
+    monkeypatch.setattr(identity, "hardware", lambda device: {**facts, "device": device})
+    assert len({identifier(*bases["efficiency"], device=name) for name in ("cpu", "cuda:0")}) == 2
+    with pytest.raises(UsageError, match=r"task=efficiency measures time.*workers=1"):
+        identifier(*bases["efficiency"], workers="2")
 
 
 def test_the_lists_name_what_there_is():
