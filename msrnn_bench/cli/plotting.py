@@ -18,6 +18,7 @@ NOTES = {"smollm2": "smollm2 is SmolLM2-135M-Instruct: instruction-tuned, quanti
 
 # What is drawn of a task's results where no figure is asked for; of others' what their metrics are.
 SUITED = {"perplexity": ["perplexity"], "stories": ["stories"], "retrieval": ["score", "depth"]}
+SUITED |= {"efficiency": ["efficiency"], "equivalence": []}  # the theorem is a table: see summary.csv
 
 
 def main(options: Namespace) -> int:
@@ -30,6 +31,8 @@ def main(options: Namespace) -> int:
         raise UsageError(
             f"out={options.out} names one file for {len(names)} figures: choose one, figure={names[0]} or {names[1]}"
         )
+    if not names:
+        raise UsageError(f"no figure suits these tasks: read {folder / 'summary.csv'}, or choose one with figure=NAME")
     for name in names:
         stem = Path(options.out).expanduser() if options.out else folder / name
         _draw(name, folder, stem.with_suffix("") if stem.suffix in (".png", ".pdf", ".svg") else stem, options)
