@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import HELD_OUT, TINY_MODEL, Silent, job, tiny
+import yaml
+from conftest import HELD_OUT, ROOT, TINY_MODEL, Silent, job, tiny
 
 import msrnn_bench as mb
 from msrnn_bench.errors import UsageError
@@ -202,13 +203,24 @@ def test_bytes_are_folded_into_few_ids():
     assert found == [ids[byte % 4] for byte in plain]
 
 
+def exact_classes() -> list[str]:
+    """Those of tests/exact_classes.txt, in its order."""
+    from test_architectures import EXACT, KINDS
+
+    return list(dict.fromkeys(kind for model_type, kind in KINDS if (model_type, "plain") in EXACT))
+
+
+def test_the_laptops_list_has_every_exact_class():
+    text = (ROOT / "conf/experiment/laptop/equivalence_twins.yaml").read_text()
+    listed = yaml.safe_load(text)["hydra"]["sweeper"]["params"]["model.architecture"]
+    assert [name.strip() for name in listed.split(",")] == exact_classes()
+
+
 @pytest.mark.slow
 def test_every_exact_class_has_a_twin_that_is_exact():
     """The laptop's list: whatever was exact is so here, from the command line's configuration on."""
-    from test_architectures import EXACT, KINDS
-
     worst = {}
-    for name in dict.fromkeys(kind for model_type, kind in KINDS if (model_type, "plain") in EXACT):
+    for name in exact_classes():
         values = means(rows("model=twin", f"model.architecture={name}", "dtype=float64", "context=32", "tokens=32", "cache=8"))
         worst[name] = max(values[pair, "max_difference"] for pair in PAIRS)
     assert len(worst) > 50 and {name: value for name, value in worst.items() if value > 1e-9} == {}

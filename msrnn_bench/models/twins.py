@@ -63,7 +63,7 @@ class Twin(Model):
         raise UsageError("a twin has no files: choose model=local to read a folder")
 
     def config(self) -> Any:
-        """The class's default configuration, shrunk. That the class is a causal one its name says; bounded() has the last word."""
+        """The class's default configuration, shrunk. Its name says that it is causal; bounded() has the last word."""
         from msrnn_bench.multistate import twin
 
         kind = self._kind()
