@@ -15,24 +15,10 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 import msrnn_bench as mb
+from msrnn_bench.models.twins import OPEN
 from msrnn_bench.multistate import twin
 
 TOKENS, STATES, SHORT = 24, 8, 16
-# What a configuration's defaults leave open, or have too large for a tiny model.
-EXTRAS = {
-    "deepseek_v2": {"num_experts_per_tok": 2},
-    "hunyuan_v1_dense": {"head_dim": 128},
-    "hunyuan_v1_moe": {"head_dim": 128},
-    "ministral": {"head_dim": 128},
-    "nemotron": {"num_key_value_heads": 8},
-    "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
-    "mamba2": {"expand": 1},
-    "xmod": {"default_language": "en_XX"},
-    "reformer": {"axial_pos_embds": False},
-    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 16},
-    "zamba2": {"hybrid_layer_ids": [1]},
-    "gemma3n_text": {"num_kv_shared_layers": 0, "intermediate_size": [96] * 35},
-}
 
 
 @dataclass
@@ -53,7 +39,7 @@ def kinds():
 def config_of(name, kind):
     """The default configuration, as a decoder, of the text part where the class is of that."""
     config = CONFIG_MAPPING[name]()
-    for key, value in EXTRAS.get(name, {}).items():
+    for key, value in OPEN.get(name, {}).items():
         setattr(config, key, value)
     if kind.config_class == config.sub_configs.get("text_config"):
         config = config.get_text_config()

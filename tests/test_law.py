@@ -34,6 +34,8 @@ BASE = {
     "perplexity": ["dataset=text", f"dataset.path={TEXT}", "context=128", "tokens=128", "documents=1"],
     "retention": ["dataset=text", f"dataset.path={TEXT}", "context=128", "tokens=128", "documents=1"],
     "extrapolation": ["dataset=text", f"dataset.path={TEXT}", "tokens=128", "documents=1"],
+    "efficiency": ["dataset=text", f"dataset.path={TEXT}", "context=128", "tokens=128", "documents=1", "task.piece=32"],
+    "equivalence": ["dataset=text", f"dataset.path={TEXT}", "context=128", "tokens=128", "documents=1"],
     "stories": ["context=256", "task.new_tokens=32"],
     "retrieval": ["context=512", "task.lengths=[300]"],
     "squality": ["dataset.path=questions.jsonl", "context=512", "task.new_tokens=32"],
@@ -99,6 +101,8 @@ VALUES: dict[str, tuple[list[str], str, str]] = {
     "task.hops": (["task.kinds=[variables]"], "2", "3"),
     "task.every": ([], "1000", "64"),
     "task.least": ([], "null", "200"),
+    "task.length": ([], "null", "100"),
+    "task.memory": ([], "null", "1GiB"),
     "task.needles": (["task.kinds=[multi]"], "2", "3"),
 }
 OTHERWISE = {  # for a task alone
@@ -106,7 +110,8 @@ OTHERWISE = {  # for a task alone
     **{(task, "context"): ("512", "500") for task in ("squality", "qasper", "retrieval", "lm_eval", "stories")},
 }  # fmt: skip
 ONE_VALUE = {  # others are refused
-    ("perplexity", "prefill"), ("retention", "prefill"), ("extrapolation", "prefill"), ("extrapolation", "context"), ("lm_eval", "dataset.bos"),
+    *((task, "prefill") for task in ("perplexity", "retention", "extrapolation", "efficiency", "equivalence")),
+    ("extrapolation", "context"), ("lm_eval", "dataset.bos"), ("efficiency", "workers"),
 }  # fmt: skip
 PROMPTS = {"retrieval": "{document} {question}", "squality": "{document} {question}", "qasper": "{document} {question}"}
 
@@ -256,6 +261,26 @@ def test_content_counts_wherever_it_lies(files, monkeypatch, tmp_path):
         for model, text in ((TINY, TEXT), (tmp_path / "renamed", tmp_path / "renamed.txt"))
     )
     assert one == other
+
+
+def test_a_time_belongs_to_its_machine(monkeypatch):
+    """Processor, threads and device are part of the id where a task is timed, and of no other's."""
+    from msrnn_bench.results import provenance
+    from msrnn_bench.runs import identity
+
+    local = ["model=local", f"model.path={TINY}", "cache=16"]
+    bases = {task: (f"task={task}", *local, *BASE[task]) for task in ("efficiency", "perplexity")}
+    here = {task: identifier(*base) for task, base in bases.items()}
+    facts = provenance.hardware("cpu")
+    assert set(facts) == {"processor", "threads", "device"} and facts["threads"] == torch.get_num_threads()
+    for fact, other in (("processor", "another"), ("threads", facts["threads"] + 1), ("device", "Some GPU")):
+        monkeypatch.setattr(identity, "hardware", lambda _, changed={fact: other}: {**facts, **changed})
+        assert identifier(*bases["efficiency"]) != here["efficiency"], fact
+        assert identifier(*bases["perplexity"]) == here["perplexity"], fact
+    monkeypatch.setattr(identity, "hardware", lambda device: {**facts, "device": device})
+    assert len({identifier(*bases["efficiency"], device=name) for name in ("cpu", "cuda:0")}) == 2
+    with pytest.raises(UsageError, match=r"task=efficiency measures time.*workers=1"):
+        identifier(*bases["efficiency"], workers="2")
 
 
 def test_the_lists_name_what_there_is():

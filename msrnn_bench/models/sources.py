@@ -18,7 +18,7 @@ from msrnn_bench.models import files, gguf, headers, hub
 from msrnn_bench.models.limits import check_supported, is_rotary, max_positions
 from msrnn_bench.models.tokenizer import bytes_tokenizer, describe, handling
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 CONTEXT = 4096  # the paper's, where neither the user nor the model's positions say otherwise
 
 
@@ -121,7 +121,7 @@ class Model(ABC):
         settings = {"config": config, "dtype": getattr(torch, dtype), "device_map": self.device_map}
         with headers.quiet(), _readable(self.name):
             if self.random or folder is None:
-                model = _random(config, settings["dtype"], seed, code=self.trust_remote_code)
+                model = self._drawn(config, settings["dtype"], seed)
             else:
                 model = headers.read_weights(folder, files.weight_files(folder), **settings, **self._reading())
             model = model.to(place) if self.device_map is None else model
@@ -149,6 +149,10 @@ class Model(ABC):
         if "gguf" in identity:
             return {"sha256": identity["gguf"], **gguf.source(folder)}
         return headers.listed(files.weight_files(folder), identity.get("files", {}))
+
+    def _drawn(self, config: Any, dtype: Any, seed: int) -> Any:
+        """The model with weights drawn by the seed."""
+        return _random(config, dtype, seed, code=self.trust_remote_code)
 
     def _reading(self) -> dict[str, Any]:
         return {"trust_remote_code": self.trust_remote_code, "local_files_only": True}

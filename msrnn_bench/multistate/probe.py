@@ -88,16 +88,17 @@ def ordinary_ids(model: PreTrainedModel, rows: int, tokens: int) -> Tensor:
     config = model.config.get_text_config()
     weight: Any = model.get_input_embeddings().weight
     vocabulary = int(getattr(config, "vocab_size", 0) or weight.shape[0])
-    special = set(_special_ids(model.config.to_dict()))
+    special = set(special_ids(model.config.to_dict()))
     usual = torch.tensor([i for i in range(min(vocabulary, 20_000)) if i not in special])
     draw = torch.Generator().manual_seed(1)
     return usual[torch.randint(0, len(usual), (rows, tokens), generator=draw)].to(weight.device)
 
 
-def _special_ids(settings: dict[str, Any]) -> Iterator[int]:
+def special_ids(settings: dict[str, Any]) -> Iterator[int]:
+    """The ids that a configuration names: marks, images, padding."""
     for name, value in settings.items():
         if isinstance(value, dict):
-            yield from _special_ids(value)
+            yield from special_ids(value)
         elif "token_id" in str(name) or "token_index" in str(name):
             yield from (int(i) for i in (value if isinstance(value, list) else [value]) if isinstance(i, int))
 

@@ -83,6 +83,15 @@ def machine() -> dict[str, Any]:
     }
 
 
+def hardware(device: str) -> dict[str, Any]:
+    """What a time depends on: the processor, the threads and the device that `device` (auto, cpu, cuda, cuda:1) means here."""
+    import torch
+
+    kind, _, number = ("cuda" if torch.cuda.is_available() else "cpu", "", "") if device == "auto" else device.partition(":")
+    name = torch.cuda.get_device_name(int(number or 0)) if kind == "cuda" and torch.cuda.is_available() else kind
+    return {"processor": _processor(), "threads": torch.get_num_threads(), "device": name}
+
+
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():

@@ -58,6 +58,8 @@ def prepare(config: DictConfig, overrides: list[str], progress: Progress, shared
     )  # fmt: skip
     if config.keep_tokens and not getattr(task, "keeps_tokens", False):
         raise UsageError(f"keep_tokens keeps every token's loss, which task={task.name} does not measure: leave it false")
+    if config.workers > 1 and getattr(task, "timed", False):
+        raise UsageError(f"task={task.name} measures time, and several processes slow each other down: set workers=1")
     task.check(job)
     plain: Any = OmegaConf.to_container(config, resolve=True)
     cell = Cell(folder, task.name, _label(parts), identifier)

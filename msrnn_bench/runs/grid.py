@@ -130,8 +130,13 @@ def _sentence(line: pd.Series) -> str:
     if "value" not in line:
         return f"{parts}{name} could not be measured ({line['status']})"
     method = line.get("interval")
-    interval = f" (95% interval {line['low']:.4f} to {line['high']:.4f}, {method})" if "low" in line else ""
-    return f"{parts}{name} {line['value']:.4f}{interval}, {line['documents']} documents, {line['count']} {unit}"
+    interval = f" (95% interval {_digits(line['low'])} to {_digits(line['high'])}, {method})" if "low" in line else ""
+    return f"{parts}{name} {_digits(line['value'])}{interval}, {line['documents']} documents, {line['count']} {unit}"
+
+
+def _digits(value: float) -> str:
+    """Four behind the point; of what would be 0.0000 three that count."""
+    return f"{value:.4f}" if abs(value) >= 0.001 or value == 0 else f"{value:.3g}"
 
 
 def _close(cells: list[Prepared], failed: list[Prepared]) -> None:

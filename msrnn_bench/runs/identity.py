@@ -12,9 +12,10 @@ from omegaconf import DictConfig
 
 from msrnn_bench import NUMERICS
 from msrnn_bench.policies import Full, Policy, Rule
+from msrnn_bench.results.provenance import hardware
 
 # The law: every key of a configuration changes the id, or is one of these (tests/test_law.py tries them all).
-# Speed, place and bookkeeping: never the number.
+# Speed, place and bookkeeping: never the number (of a task that is `timed` the device is part of the machine, `_place`).
 SPEED = {"device", "device_map", "workers", "batch", "batch_size", "chunk", "results_dir", "force", "keep_tokens"}
 # What a thing is called, and leave to go beyond its limits; what was measured then is in other keys.
 LABELS = {"name", "extrapolate"}
@@ -38,11 +39,16 @@ class Parts:
 def settings(parts: Parts, config: DictConfig) -> dict[str, Any]:
     """What the cell's id is a hash of."""
     return {
-        "numerics": NUMERICS, "task": {"name": parts.task.name, **parts.task.settings()},
+        "numerics": NUMERICS, "task": {"name": parts.task.name, **parts.task.settings(), **_place(parts.task, config.device)},
         "policy": _policy(parts.policy, parts.rule), "model": parts.model.fingerprint(seed=config.seed),
         "dataset": parts.dataset.fingerprint(config.documents), "cache": parts.cache, "context": parts.context,
         "documents": config.documents, "tokens": config.tokens, **recorded(parts, config),
     }  # fmt: skip
+
+
+def _place(task: Any, device: str) -> dict[str, Any]:
+    """The machine, for a task that says that it is `timed`: its numbers are the machine's. Of no other task is it a part."""
+    return {"machine": hardware(device)} if getattr(task, "timed", False) else {}
 
 
 def topline(settings: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class Settings:
     documents: Count | None
     tokens: Count | None
     seed: Seed
-    dtype: Literal["float32", "bfloat16", "float16"]
+    dtype: Literal["float32", "bfloat16", "float16", "float64"]
     device: Named
     engine: Literal["scan", "recurrence"]
     prefill: Literal["stepwise", "oneshot"]
