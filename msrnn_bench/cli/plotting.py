@@ -12,20 +12,13 @@ from msrnn_bench import figures
 from msrnn_bench.errors import UsageError
 from msrnn_bench.results.summary import SUMMARY_TYPES, TIDY_TYPES, collect
 
-# What a reader must know of a model wherever its numbers are shown.
-NOTES = {"smollm2": "smollm2 is SmolLM2-135M-Instruct: instruction-tuned, quantised to 4 bits (Q4_1)."}
-
-
-# What is drawn of a task's results where no figure is asked for; of others' what their metrics are.
-SUITED = {"perplexity": ["perplexity"], "stories": ["stories"], "retrieval": ["score", "depth"]}
-
 
 def main(options: Namespace) -> int:
     """Draw `options.figure`, or what suits the tasks, from `options.results_dir` and print the paths."""
     folder = Path(options.results_dir).expanduser()
     if options.figure is not None and options.figure not in figures.names():
         raise UsageError(f"unknown figure {options.figure!r}; there are: {', '.join(figures.names())}")
-    names = [options.figure] if options.figure else _suited(_tables(folder, "summary"), options.metric)
+    names = [options.figure] if options.figure else figures.suited(_tables(folder, "summary"), options.metric)
     if options.out and len(names) > 1:
         raise UsageError(
             f"out={options.out} names one file for {len(names)} figures: choose one, figure={names[0]} or {names[1]}"
@@ -36,20 +29,9 @@ def main(options: Namespace) -> int:
     return 0
 
 
-def _suited(summary: pd.DataFrame, metric: str | None) -> list[str]:
-    if metric is not None:
-        return ["perplexity" if metric.startswith("nll") else "score"]
-    names: list[str] = []
-    for task, lines in summary.groupby("task"):
-        losses = lines["metric"].dropna().str.startswith("nll")
-        kinds = [name for name, there in (("score", not losses.all()), ("perplexity", losses.any())) if there]
-        names += SUITED.get(str(task), kinds or ["score"])
-    return list(dict.fromkeys(names))
-
-
 def _draw(name: str, folder: Path, stem: Path, options: Namespace) -> None:
     table = _tables(folder, figures.table_of(name))
-    settings: dict[str, Any] = {"note": options.note or _note(table)}
+    settings: dict[str, Any] = {"note": options.note or figures.note(table)}
     if options.metric:
         settings["metric"] = options.metric
     if options.paper:
@@ -74,7 +56,3 @@ def _table(path: Path) -> pd.DataFrame:
         return pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {path} ({' '.join(str(error).split())}): give a CSV file") from error
-
-
-def _note(table: pd.DataFrame) -> str | None:
-    return " ".join(NOTES[name] for name in sorted(set(table["model"]) & set(NOTES))) or None

@@ -1,7 +1,8 @@
 """The figures, found by discovery: one file each, named after the figure, with `plot(table, **options) -> Figure`.
 
-A figure is a function of the summary table, or of all rows where its module says `TABLE = "tidy"`. May import results and
-errors. None loads a model, reads a results folder or imports torch.
+A figure is a function of the summary table, or of all rows where its module says `TABLE = "tidy"`; `TASKS` in its module
+names the tasks it is drawn of unasked. May import results and errors. None loads a model, reads a results folder or
+imports torch.
 """
 
 import importlib
@@ -25,6 +26,11 @@ _METADATA: dict[str, dict[str, None]] = {
     "svg": {"Creator": None, "Date": None},
 }
 
+# What is drawn of a task's results where no figure is asked for; of others' what their metrics are, and what names the task.
+SUITED = {"perplexity": ["perplexity"], "stories": ["stories"], "retrieval": ["score", "depth"]}
+# What a reader must know of a model wherever its numbers are shown.
+NOTES = {"smollm2": "smollm2 is SmolLM2-135M-Instruct: instruction-tuned, quantised to 4 bits (Q4_1)."}
+
 
 def names() -> list[str]:
     """Every module here is a figure, but `style` and those that begin with an underscore."""
@@ -47,6 +53,25 @@ def draw(name: str, table: "pd.DataFrame", **options: Any) -> "Figure":
 def table_of(name: str) -> str:
     """Which table the figure is drawn from: summary | tidy."""
     return str(getattr(importlib.import_module(f"{__name__}.{name}"), "TABLE", "summary"))
+
+
+def suited(summary: "pd.DataFrame", metric: str | None = None) -> list[str]:
+    """The figures that show what a summary holds, or one of its metrics."""
+    if metric is not None:
+        return ["perplexity" if metric.startswith("nll") else "score"]
+    claimed = {name: getattr(importlib.import_module(f"{__name__}.{name}"), "TASKS", ()) for name in names()}
+    found: list[str] = []
+    for task, lines in summary.groupby("task"):
+        losses = lines["metric"].dropna().str.startswith("nll")
+        kinds = [name for name, there in (("score", not losses.all()), ("perplexity", losses.any())) if there]
+        own = [name for name, tasks in claimed.items() if task in tasks]
+        found += [*SUITED.get(str(task), own or kinds or ["score"]), *own]
+    return list(dict.fromkeys(found))
+
+
+def note(table: "pd.DataFrame") -> str | None:
+    """What must be said of the models whose numbers a table holds."""
+    return " ".join(NOTES[name] for name in sorted(set(table["model"]) & set(NOTES))) or None
 
 
 def save(figure: "Figure", stem: Path) -> list[Path]:
