@@ -35,7 +35,7 @@ def read() -> pd.DataFrame:
     return table
 
 
-def policy(name: str) -> str:
+def own_name(name: str) -> str:
     """The paper's name to ours: its TOVA-layer+4 is tova4, its H2O-head is h2o."""
     plain = name.lower().replace("+", "").replace("tova-layer", "tova").replace("h2o-head", "h2o")
     return plain.replace(" vs full", "").replace("-", "_")
@@ -59,9 +59,10 @@ def _tables() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _rows(printed: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    line: Any
     for line in printed[printed["value"].notna()].itertuples(index=False):
         size = None if pd.isna(line.state_size) else int(line.state_size)
-        name = policy(str(line.policy))
+        name = own_name(str(line.policy))
         if line.experiment == "pg19_ablation_table3":
             yield _row(line, "perplexity", "pg19", name, size, "nll", math.log(line.value))
             if name == "baseline" and size == CONTEXT:

@@ -100,6 +100,7 @@ def _papers_own(rows: pd.DataFrame) -> pd.Series:
     """Whether a row's policy is what the paper means by its name."""
     lines = rows[["policy", "memory", "first", "recent", "per", "cache"]].drop_duplicates()
     odd = pd.Series(False, index=rows.index)
+    line: Any
     for line in lines.itertuples(index=False):
         if line.policy in _KNOBS and pd.notna(line.cache):
             memory, first, recent, per = _KNOBS[line.policy]
