@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from msrnn_bench.errors import UsageError
+from msrnn_bench.figures._published import own_name
 
 _NUMBERS = ["cache", "value", "low", "high", "topline", "difference", "difference_low", "difference_high", "count"]
 SHARED = ("task", "model", "dataset", "weights", "context", "bos", "dtype", "positions", "seed", "template", "variant")
@@ -176,7 +177,7 @@ def published(paper: pd.DataFrame | None, panel: Panel) -> dict[str, pd.DataFram
     rows = paper[(paper["metric"] == "perplexity") & same_model & same_text]
     points = pd.DataFrame(
         {
-            "policy": [_policy(str(name)) for name in rows["policy"]],
+            "policy": [own_name(str(name)) for name in rows["policy"]],
             "cache": pd.to_numeric(rows["state_size"], errors="coerce"),
             "value": pd.to_numeric(rows["value"], errors="coerce"),
         }
@@ -187,9 +188,3 @@ def published(paper: pd.DataFrame | None, panel: Panel) -> dict[str, pd.DataFram
 
 def _letters(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _policy(name: str) -> str:
-    """The paper's name to ours: its TOVA-layer+4 is tova4, its H2O-head is h2o."""
-    plain = name.lower().replace("+", "").replace("tova-layer", "tova").replace("h2o-head", "h2o")
-    return plain.replace("-", "_")
