@@ -13,7 +13,7 @@ _DIRECTION = re.compile(r"[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    '"': r"\textquotedbl{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}", "[": "{[}", "]": "{]}",
+    '"': r"\symbol{34}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}", "[": "{[}", "]": "{]}",
 }  # fmt: skip
 
 
@@ -25,6 +25,11 @@ def clean(text: str) -> str:
 def latex(text: str) -> str:
     """A text that LaTeX prints as it stands, on one line. Letters beyond Latin want XeLaTeX or LuaLaTeX."""
     return "".join(_LATEX.get(letter, letter) for letter in " ".join(clean(text).split()))
+
+
+def latex_number(text: str) -> str:
+    """A value or an interval of a table: its minus signs are no hyphens."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "$-$", latex(text))
 
 
 def slug(text: str) -> str:

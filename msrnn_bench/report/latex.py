@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from msrnn_bench.report.escaping import latex, slug
+from msrnn_bench.report.escaping import latex, latex_number, slug
 from msrnn_bench.report.readings import number
 from msrnn_bench.report.tables import Entry, Line, Table
 from msrnn_bench.report.verdict import Verdict
@@ -23,10 +23,10 @@ def files(folder: str, tables: Sequence[Table]) -> dict[str, str]:
 
 def claims(verdicts: Sequence[Verdict]) -> str:
     """The claims: sentence, verdict, statistic with its interval, bound, scope."""
-    rows = [[verdict.sentence, verdict.verdict, measured(verdict), verdict.bound, verdict.scope] for verdict in verdicts]
+    rows = [[latex(v.sentence), v.verdict, latex_number(measured(v)), latex(v.bound), latex(v.scope)] for v in verdicts]
     head = ["Claim", "Verdict", "Measured", "Bound [published]", "On"]
     lines = [r"\begin{tabular}{p{0.3\linewidth}lp{0.14\linewidth}p{0.2\linewidth}p{0.18\linewidth}}", r"\toprule", _row(head)]
-    return _file([*lines, r"\midrule", *(_row([latex(text) for text in row]) for row in rows), r"\bottomrule", r"\end{tabular}"])
+    return _file([*lines, r"\midrule", *map(_row, rows), r"\bottomrule", r"\end{tabular}"])
 
 
 def measured(verdict: Verdict) -> str:
@@ -58,16 +58,16 @@ def _line(line: Line, width: int) -> list[str]:
     name = rf"\emph{{{latex(line.name)}}}" if line.kind == "published" else latex(line.name)
     if line.kind == "topline":
         entry = line.entries[0]
-        interval = rf" {{\footnotesize ({latex(entry.interval)})}}" if entry.interval else ""
-        return [rf"{name} & \multicolumn{{{max(width, 1)}}}{{l}}{{{latex(entry.value)}{interval}}} \\"]
-    made = [_row([name, *(latex(entry.value) for entry in line.entries)])]
+        interval = rf" {{\footnotesize ({latex_number(entry.interval)})}}" if entry.interval else ""
+        return [rf"{name} & \multicolumn{{{max(width, 1)}}}{{l}}{{{latex_number(entry.value)}{interval}}} \\"]
+    made = [_row([name, *(latex_number(entry.value) for entry in line.entries)])]
     if any(entry.interval for entry in line.entries):
         made.append(_row(["", *(_small(entry) for entry in line.entries)]))
     return made
 
 
 def _small(entry: Entry) -> str:
-    return rf"{{\footnotesize {latex(entry.interval)}}}" if entry.interval else ""
+    return rf"{{\footnotesize {latex_number(entry.interval)}}}" if entry.interval else ""
 
 
 def _row(entries: Sequence[str]) -> str:

@@ -108,7 +108,7 @@ def _stories(rows: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
         moved = ""
         if pd.notna(line["difference_low"]):
             ends = ", ".join(number(line[name]) for name in ("difference_low", "difference_high"))
-            moved = f" (the topline's and {number(line['difference'])} [{ends}])"
+            moved = f" ({number(line['difference'])} [{ends}] against the topline)"
         lines.append(f"{label(line['policy'])}'s stories have {number(line['value'])} tokens{moved}")
     size = told["cache"].min()
     most = int((told["cache"] == size).sum())

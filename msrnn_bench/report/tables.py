@@ -18,7 +18,7 @@ _MOST = 60  # lines of a table; the rest is in summary.csv
 PUBLISHED = {  # task -> the experiments of the paper that measured the same, in published.csv
     "squality": ("squality_",), "qasper": ("qasper_",), "stories": ("story_",), "extrapolation": ("extrapolation_",),
     "efficiency": ("efficiency_",), "retention": ("kept_tokens", "first_tokens", "pos_lifetime_"),
-    "perplexity": ("pg19_fig3", "headline"),
+    "perplexity": ("pg19_fig3",),
 }  # fmt: skip
 
 
@@ -89,7 +89,8 @@ def printed(summary: pd.DataFrame) -> list[Printed]:
     paper, found = _published.read(), []
     for task in sorted(set(summary["task"])):
         begins = PUBLISHED.get(task, ())
-        rows = paper[[str(name).startswith(begins) if begins else False for name in paper["experiment"]]]
+        result = ~paper["policy"].astype("str").str.startswith("(axis")
+        rows = paper[result & paper["experiment"].map(lambda name, begins=begins: str(name).startswith(begins))]
         columns = ["model", "policy", "printed_size", "metric", "printed_value", "source"]
         lines = [tuple(str(row[name]) for name in columns) for _, row in rows.iterrows()]
         found += [Printed(task, lines)] if lines else []
@@ -104,7 +105,8 @@ def shown(value: float, digits: int | None = None) -> str:
     if size >= 1e15:
         return f"{value:.3e}"
     places = digits if digits is not None else 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 10 else 3
-    return f"{value:,.{places}f}"
+    text = f"{value:,.{places}f}"
+    return text.lstrip("-") if float(text.replace(",", "")) == 0 else text
 
 
 def _values(part: pd.DataFrame, *, first: bool) -> Table:
