@@ -9,7 +9,7 @@ from msrnn_bench.report.deciding import Bound, Part
 from msrnn_bench.report.evidence import Scene
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Claim:
     """One sentence of the paper that numbers can contradict."""
 
@@ -21,19 +21,23 @@ class Claim:
     words: str  # the bound in words, the published value in brackets
     command: str
     tasks: tuple[str, ...]
-    printed: bool  # the paper prints the numbers it rests on
-    prefills: bool  # stepwise and oneshot are judged apart
     parts: Callable[[Scene], Sequence[Part]]
+    printed: bool = True  # the paper prints the numbers it rests on
+    ways: tuple[str, ...] = ()  # settings of a policy that are judged apart: prefill, positions
+    pooled: bool = False  # one verdict over all models
+    remark: Callable[[Scene], str] | None = None  # what else must be said where it was judged
 
 
 def claim(
     *, sentence: str, place: str, needs: str, bound: Bound, words: str, command: str, tasks: Sequence[str],
-    printed: bool = True, prefills: bool = False,
+    printed: bool = True, ways: Sequence[str] = (), pooled: bool = False, remark: Callable[[Scene], str] | None = None,
 ) -> Callable[[Callable[[Scene], Sequence[Part]]], Claim]:  # fmt: skip
     """Makes of a function the claim of its name."""
 
     def made(parts: Callable[[Scene], Sequence[Part]]) -> Claim:
-        name = parts.__name__.replace("_", "-")
-        return Claim(name, sentence, place, needs, bound, words, command, tuple(tasks), printed, prefills, parts)
+        return Claim(
+            id=parts.__name__.replace("_", "-"), sentence=sentence, place=place, needs=needs, bound=bound, words=words,
+            command=command, tasks=tuple(tasks), parts=parts, printed=printed, ways=tuple(ways), pooled=pooled, remark=remark,
+        )  # fmt: skip
 
     return made

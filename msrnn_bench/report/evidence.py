@@ -16,8 +16,8 @@ from msrnn_bench.report.deciding import Bound, Estimate, Lack, Part
 from msrnn_bench.results import intervals
 from msrnn_bench.results.intervals import Array, Interval
 
-_SAME = ["model", "dataset", "weights", "context", "seed", "bos", "dtype", "positions", "template", "variant"]
-_EITHER = ("full", "baseline")  # read every prompt alike, whatever the prefill
+_SAME = ("model", "dataset", "weights", "context", "seed", "bos", "dtype", "template", "variant")
+_EITHER = ("full", "baseline")  # have no prefill and no positions of their own: they stand beside either
 # What the paper means by a policy's name: memory, first, recent (of k), per. A cell with other knobs is another policy.
 _KNOBS: dict[str, tuple[float | None, int, Callable[[int], int], str]] = {
     "window": (None, 0, lambda k: k, "layer"), "window1": (None, 1, lambda k: k - 1, "layer"),
@@ -26,7 +26,10 @@ _KNOBS: dict[str, tuple[float | None, int, Callable[[int], int], str]] = {
     "tova1": (0.0, 1, lambda k: 0, "layer"), "tova4": (0.0, 4, lambda k: 0, "layer"),
     "tova_head": (0.0, 0, lambda k: 0, "head"),
 }  # fmt: skip
-BEHIND = "{} at k={:,}"  # how a cell is called
+
+At = tuple[str, int | None]  # a policy and its state size, None for the full model
+FULL: At = ("full", None)
+Sums = dict[str, tuple[float, ...]]  # document -> (total, count) of each quantity of a metric
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Scene:
 
     settings: dict[str, Any]
     rows: pd.DataFrame
-    _cells: dict[tuple[Any, ...], list[pd.DataFrame]] = field(default_factory=dict)
+    _kept: dict[Any, list[Sums]] = field(default_factory=dict, repr=False)
+    _cells: dict[Any, dict[str, Sums]] = field(default_factory=dict, repr=False)
 
     @property
     def context(self) -> int:
@@ -48,110 +52,151 @@ class Scene:
         found = [set(rows.loc[rows["policy"] == name, "cache"].dropna().astype(int)) for name in policies]
         return sorted(size for size in set.intersection(*found) if size < self.context)
 
-    def fraction(self, part: int) -> int | None:
-        """The state size T/part; None where there is no such size."""
-        return self.context // part if self.context % part == 0 else None
+    def fraction(self, part: int) -> int:
+        """The state size T/part; 0, at which nothing is measured, where that is no whole number."""
+        return self.context // part if self.context % part == 0 else 0
 
-    def sums(
-        self, policy: str, cache: int | None, metric: str, subtask: str | None = None, buckets: tuple[int, int] | None = None
-    ) -> list[pd.DataFrame]:
-        """By cell, the largest first, (total, count) by document; `buckets`: of those inside [start, end] alone."""
-        key = (policy, cache, metric, subtask, buckets)
-        if key not in self._cells:
-            rows = self.rows[(self.rows["policy"] == policy) & (self.rows["metric"] == metric)]
-            rows = rows[rows["cache"].isna()] if cache is None else rows[rows["cache"] == cache]
-            rows = rows[rows["subtask"].isna()] if subtask is None else rows[rows["subtask"] == subtask]
-            if buckets is not None:
-                rows = rows[(rows["bucket_start"] >= buckets[0]) & (rows["bucket_end"] <= buckets[1])]
-            order = sorted(
-                rows.groupby("cell"), key=lambda one: (-int(one[1]["count"].sum()), one[1]["engine"].iloc[0] != "scan")
+    def sums(self, at: At, metric: str, subtask: str | None = None, until: int | None = None) -> list[Sums]:
+        """By cell, the largest first; `until`: of the positions before it, of the documents that reach it."""
+        key = (*at, metric, subtask, until)
+        if key not in self._kept:
+            parts = [self._read(at, name, subtask, until) for name in intervals.DERIVED.get(metric, (metric,))]
+            whole = [[part[cell] for part in parts] for cell in parts[0] if all(cell in part for part in parts)]
+            cells = [{name: sum((m[name] for m in ms), ()) for name in ms[0] if all(name in m for m in ms)} for ms in whole]
+            self._kept[key] = sorted([c for c in cells if c], key=lambda cell: -sum(values[1] for values in cell.values()))
+        return self._kept[key]
+
+    def _read(self, at: At, metric: str, subtask: str | None, until: int | None) -> dict[str, Sums]:
+        """Of one quantity: cell -> document -> (total, count)."""
+        if until is not None:
+            rows = self.rows[(self.rows["policy"] == at[0]) & (self.rows["metric"] == metric)]
+            reach = rows[rows["bucket_end"] == until]
+            reaching = pd.MultiIndex.from_frame(rows[["cell", "document"]]).isin(
+                list(zip(reach["cell"], reach["document"], strict=True))
             )
-            self._cells[key] = [cell.groupby("document")[["total", "count"]].sum().astype("float64") for _, cell in order]
-        return self._cells[key]
-
-    def paired(self, ours: list[pd.DataFrame], theirs: list[pd.DataFrame], alike: bool) -> tuple[Array, Array] | None:
-        """Of two measurements' cells the two with the most documents in common; `alike`: as many tokens of each."""
-        best: tuple[float, tuple[Array, Array]] | None = None
-        for a in ours:
-            for b in theirs:
-                common = a.index.intersection(b.index).sort_values()
-                if alike:
-                    common = common[(a.loc[common, "count"] == b.loc[common, "count"]).to_numpy()]
-                weight = float(a.loc[common, "count"].sum())
-                if len(common) and (best is None or weight > best[0]):
-                    best = (weight, (a.loc[common].to_numpy(), b.loc[common].to_numpy()))
-        return best and best[1]
+            return _summed(rows[reaching & (rows["bucket_end"] <= until)]).get((*at, metric, subtask), {})
+        if not self._cells:
+            self._cells.update(_summed(self.rows))
+        return self._cells.get((*at, metric, subtask), {})
 
 
-def scenes(rows: pd.DataFrame, tasks: Sequence[str], prefills: bool) -> Iterator[Scene]:
-    """Those of these tasks, in the order of their settings; `prefills`: the ways to read a prompt apart, the full model and
-    the baseline in both."""
-    own = rows[rows["task"].isin(list(tasks)) & (rows["status"] == "ok") & _papers_own(rows)]
-    names = _SAME if not prefills else [*_SAME, "prefill"]
-    if prefills:
+def _summed(rows: pd.DataFrame) -> dict[Any, dict[str, Sums]]:
+    """(policy, size, metric, subtask) -> cell -> document -> (total, count)."""
+    names = ["policy", "cache", "metric", "subtask", "cell", "document"]
+    keys = [rows[name].astype("object").where(rows[name].notna(), "") for name in names]
+    found: dict[Any, dict[str, Sums]] = {}
+    for key, total, count in rows.groupby(keys, sort=True)[["total", "count"]].sum().itertuples(name=None):
+        policy, size, metric, subtask, cell, document = key
+        at = (policy, int(size) if size != "" else None, metric, subtask or None)
+        found.setdefault(at, {}).setdefault(cell, {})[document] = (float(total), float(count))
+    return found
+
+
+def scenes(rows: pd.DataFrame, tasks: Sequence[str], ways: Sequence[str] = ()) -> Iterator[Scene]:
+    """Those of these tasks, in the order of their settings. `ways`: settings that a policy is run under and the full model
+    and the baseline have not, prefill or positions; they stand in the scenes of all."""
+    own = rows[rows["task"].isin(list(tasks)) & rows["status"].eq("ok") & _papers_own(rows)]
+    for way in ways:
         either = own["policy"].isin(_EITHER)
-        used = sorted(own.loc[~either, "prefill"].unique()) or ["stepwise"]
-        own = pd.concat([own[~either], *(own[either].assign(prefill=name) for name in used)])
+        used = sorted(own.loc[~either, way].unique())
+        own = pd.concat([own[~either], *(own[either].assign(**{way: name}) for name in used)])
+    names = [*_SAME, *ways]
     for _, group in own.groupby([own[name].astype("object") for name in names], dropna=False, sort=True):
         yield Scene({name: _plain(group[name].iloc[0]) for name in names}, group)
 
 
 def _papers_own(rows: pd.DataFrame) -> pd.Series:
     """Whether a row's policy is what the paper means by its name."""
-    lines = rows[["policy", "memory", "first", "recent", "per", "cache"]].drop_duplicates()
-    odd = pd.Series(False, index=rows.index)
-    line: Any
-    for line in lines.itertuples(index=False):
-        if line.policy in _KNOBS and pd.notna(line.cache):
-            memory, first, recent, per = _KNOBS[line.policy]
-            wanted = (memory, first, recent(int(line.cache)), per)
-            given = (line.memory, line.first, line.recent, line.per)
-            if any(pd.notna(a) and a != b for a, b in zip(given, wanted, strict=True)):
-                same = (rows["policy"] == line.policy) & (rows["cache"] == line.cache)
-                for name in ("memory", "first", "recent", "per"):
-                    value = getattr(line, name)
-                    same &= rows[name].isna() if pd.isna(value) else rows[name].eq(value).fillna(False)
-                odd |= same
-    return ~odd
+    columns = ["policy", "memory", "first", "recent", "per", "cache"]
+    numbers = rows.groupby([rows[name].astype("object") for name in columns], dropna=False, sort=False).ngroup()
+    first = ~numbers.duplicated()
+    lines = rows.loc[first, columns].itertuples(index=False)
+    odd = [number for number, line in zip(numbers[first], lines, strict=True) if not _meant(*line)]
+    return ~numbers.isin(odd)
+
+
+def _meant(policy: str, memory: Any, first: Any, recent: Any, per: Any, cache: Any) -> bool:
+    if policy not in _KNOBS or pd.isna(cache):
+        return True
+    wanted = _KNOBS[policy]
+    given = (memory, first, recent, per)
+    meant = (wanted[0], wanted[1], wanted[2](int(cache)), wanted[3])
+    return all(pd.isna(a) or a == b for a, b in zip(given, meant, strict=True))
 
 
 def _plain(value: Any) -> Any:
     return None if pd.isna(value) else value
 
 
-def called(policy: str, cache: int | None) -> str:
-    return "the full model" if policy == "full" else BEHIND.format(policy, cache)
+def called(at: At) -> str:
+    return "the full model" if at[0] == "full" else f"{at[0]} at k={at[1]:,}" if at[1] else f"{at[0]} at any such k"
+
+
+Estimator = Callable[[Array], Array]
+
+
+def of(sums: Array, estimate: Estimator, what: str, *, back: Estimator = lambda x: x, bound: Bound | None = None) -> Estimate:
+    """A smooth function of sums [n, 2 m] over documents; `back`: from the scale on which its interval is made to that on
+    which it is told."""
+
+    def interval(confidence: float) -> Interval | None:
+        made = intervals.of(estimate, sums, confidence)
+        if made is None:
+            return None
+        low, high = back(np.array([made.low, made.high]))
+        return Interval(float(low), float(high), made.method)
+
+    return Estimate(what, float(back(estimate(sums.sum(0)))), len(sums), interval, bound)
 
 
 def contrast(
-    scene: Scene, metric: str, ours: tuple[str, int | None], theirs: tuple[str, int | None],
-    estimate: Callable[[Array], Array], what: str, *, alike: bool = True,
+    scene: Scene, metric: str, ours: At, theirs: At, estimate: Estimator | None = None, *, subtask: str | None = None,
+    alike: bool = False, back: Estimator = lambda x: x, bound: Bound | None = None, what: str = "",
 ) -> Part:  # fmt: skip
-    """Of one metric between two cells over the documents they share. `estimate`: sums [..., 4] -> [...]."""
-    found = [scene.sums(policy, cache, metric) for policy, cache in (ours, theirs)]
-    lacking = [called(*cell) for cell, sums in zip((ours, theirs), found, strict=True) if not sums]
+    """Of one metric between two cells, over the documents they share: by default the difference of the values.
+
+    `estimate`: sums [..., 4 m], ours first, -> [...]; `alike`: only documents of which both scored as many tokens."""
+    found = [scene.sums(at, metric, subtask) for at in (ours, theirs)]
+    lacking = [called(at) for at, sums in zip((ours, theirs), found, strict=True) if not sums]
     if lacking:
         return Lack(" and ".join(lacking))
-    pair = scene.paired(*found, alike=alike)
+    pair = paired(*found, alike=alike)
     if pair is None:
-        return Lack(f"{called(*ours)} and {called(*theirs)} on the same documents")
-    return of(np.concatenate(pair, axis=-1), estimate, what)
+        return Lack(f"{called(ours)} and {called(theirs)} on the same documents")
+    what = what or f"{called(ours)} less {called(theirs)}"
+    return of(pair, estimate or _difference(metric), what, back=back, bound=bound)
 
 
-def of(sums: Array, estimate: Callable[[Array], Array], what: str, bound: Bound | None = None) -> Estimate:
-    """Any smooth function of sums [n, 2 m] over documents."""
+def paired(ours: list[Sums], theirs: list[Sums], *, alike: bool = False) -> Array | None:
+    """Of two measurements' cells the two with the most in common, as an array [documents, 4 m], ours first."""
+    best: tuple[float, Array] | None = None
+    for a in ours:
+        for b in theirs:
+            common = [name for name in sorted(a) if name in b and not (alike and a[name][1::2] != b[name][1::2])]
+            weight = sum(a[name][1] for name in common)
+            if weight > (best[0] if best else 0.0):
+                best = (weight, np.array([a[name] + b[name] for name in common]))
+    return best[1] if best else None
 
-    def interval(confidence: float) -> Interval | None:
-        return intervals.of(estimate, sums, confidence)
 
-    return Estimate(what, float(estimate(sums.sum(0))), len(sums), interval, bound)
+def array(sums: Sums) -> Array:
+    """[documents, 2 m], in the documents' order."""
+    return np.array([sums[name] for name in sorted(sums)])
 
 
-def losses(sums: Array) -> Array:
-    """Sums [..., 4] of two losses -> their difference in nats a token."""
+def _difference(metric: str) -> Estimator:
+    def estimate(sums: Array) -> Array:
+        half = sums.shape[-1] // 2
+        return intervals.value(metric, sums[..., :half]) - intervals.value(metric, sums[..., half:])
+
+    return estimate
+
+
+def ratios(sums: Array) -> Array:
+    """Two means [..., 4] -> the difference between them; of losses, in nats a token."""
     return sums[..., 0] / sums[..., 1] - sums[..., 2] / sums[..., 3]
 
 
-def perplexities(sums: Array) -> Array:
-    """The same, of the perplexities."""
-    return np.exp(sums[..., 0] / sums[..., 1]) - np.exp(sums[..., 2] / sums[..., 3])
+def logarithms(sums: Array) -> Array:
+    """Two means [..., 4] -> the logarithm of their quotient."""
+    return np.log(sums[..., 0] / sums[..., 1]) - np.log(sums[..., 2] / sums[..., 3])
