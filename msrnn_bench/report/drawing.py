@@ -15,6 +15,7 @@ from msrnn_bench.errors import UsageError
 from msrnn_bench.report import inline, readings
 from msrnn_bench.report.folders import Folder, Together
 from msrnn_bench.report.inline import Picture
+from msrnn_bench.results.arrays import read_arrays
 
 ROOM = 3_000_000  # bytes of a page
 _SVG_MOST = 400_000  # bytes: a larger drawing is a map, and smaller as a picture
@@ -45,7 +46,10 @@ def draw(folder: Folder, prefix: str) -> tuple[list[Drawn], list[Undrawn]]:
     """The figures of a folder by itself. Those that no task claims are tried: one that finds nothing to draw is not there."""
     wanted = figures.suited(folder.summary)
     others = [name for name in figures.names() if name not in wanted and not _claimed(name)]
-    return _draw(folder.name, folder.rows, folder.summary, wanted, others, prefix)
+    drawn, undrawn = _draw([folder], folder.name, folder.rows, folder.summary, wanted, others, prefix)
+    if any(one.name in others for one in drawn):  # its task has figures of its own, and is no score
+        undrawn = [one for one in undrawn if one.name != "score"]
+    return drawn, undrawn
 
 
 def draw_together(folders: Sequence[Folder], whole: Together, drawn: set[str]) -> list[Drawn]:
@@ -54,7 +58,7 @@ def draw_together(folders: Sequence[Folder], whole: Together, drawn: set[str]) -
         return []
     suited = figures.suited(whole.summary)
     missing = [name for name in figures.names() if name not in drawn and (name in suited or not _claimed(name))]
-    return _draw("all folders", whole.rows, whole.summary, [], missing, "all-")[0]
+    return _draw(folders, "all folders", whole.rows, whole.summary, [], missing, "all-")[0]
 
 
 def _claimed(name: str) -> bool:
@@ -64,13 +68,19 @@ def _claimed(name: str) -> bool:
 
 
 def _draw(
-    where: str, rows: pd.DataFrame, summary: pd.DataFrame, wanted: list[str], others: list[str], prefix: str
+    folders: Sequence[Folder],
+    where: str,
+    rows: pd.DataFrame,
+    summary: pd.DataFrame,
+    wanted: list[str],
+    others: list[str],
+    prefix: str,
 ) -> tuple[list[Drawn], list[Undrawn]]:
     drawn, undrawn = [], []
     for name in [*wanted, *others]:
         table = rows if figures.table_of(name) == "tidy" else summary
         try:
-            figure = figures.draw(name, table, **_options(name, table))
+            figure = figures.draw(name, table, **_options(name, table, folders))
         except UsageError as error:
             if name in wanted:
                 undrawn.append(Undrawn(where, name, str(error)))
@@ -81,9 +91,13 @@ def _draw(
     return drawn, undrawn
 
 
-def _options(name: str, table: pd.DataFrame) -> dict[str, object]:
-    known = inspect.signature(importlib.import_module(f"{figures.__name__}.{name}").plot).parameters
-    return {"note": figures.note(table)} if "note" in known else {}
+def _options(name: str, table: pd.DataFrame, folders: Sequence[Folder]) -> dict[str, object]:
+    """What the figure takes beside its table: the models' note, and the arrays that cells kept (`ARRAYS`)."""
+    module = importlib.import_module(f"{figures.__name__}.{name}")
+    options: dict[str, object] = {"note": figures.note(table)} if "note" in inspect.signature(module.plot).parameters else {}
+    if kind := getattr(module, "ARRAYS", None):
+        options["arrays"] = {cell: held for folder in reversed(folders) for cell, held in read_arrays(folder.path, kind).items()}
+    return options
 
 
 def _picture(figure: Figure, prefix: str, title: str, reading: Sequence[str]) -> Picture:

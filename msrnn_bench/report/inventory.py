@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -24,7 +26,7 @@ def read(folder: Folder) -> list[tuple[str, list[str]]]:
         ("Text", _count(_text(manifest) for manifest in manifests)),
         ("Policies", [", ".join(_policies(folder.summary))]),
         ("State sizes", [", ".join(f"{size:,}" for size in sorted(set(folder.summary["cache"].dropna()))) or "none"]),
-        ("Settings", [f"{name} {', '.join(found)}" for name in _SETTINGS if (found := _values(folder.summary[name]))]),
+        ("Settings", ["; ".join(f"{name} {', '.join(found)}" for name in _SETTINGS if (found := _values(folder.summary[name])))]),
         ("Cells", [_cells(folder, len(finished))]),
         ("Time", _time(finished)),
         ("Machine", _count(_machine(manifest.get("machine") or {}) for manifest in manifests)),
@@ -53,8 +55,14 @@ def _model(manifest: Mapping[str, Any]) -> str:
     parts = [str(model.get("name") or config.get("name") or "")]
     parts += [str(model["class"])] if model.get("class") else []
     parts += [f"{model['parameters'] / 1e6:,.1f} million parameters"] if model.get("parameters") else []
-    mark = next((f"{key} {str(identity[key])[:12]}" for key in ("commit", "gguf", "files") if identity.get(key)), "")
+    mark = next((f"{key} {_hash(identity[key])}" for key in ("commit", "gguf", "files") if identity.get(key)), "")
     return ", ".join([part for part in parts if part] + ([mark] if mark else []))
+
+
+def _hash(known: Any) -> str:
+    """The beginning of a hash, or of one over several files' hashes."""
+    text = known if isinstance(known, str) else hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    return text[:12]
 
 
 def _random(summary: pd.DataFrame) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from msrnn_bench.report.escaping import latex, latex_number, slug
-from msrnn_bench.report.readings import number
 from msrnn_bench.report.tables import Entry, Line, Table
+from msrnn_bench.report.telling import number
 from msrnn_bench.report.verdict import Verdict
 
 MARK = "% Written by `msrnn-bench report`; needs \\usepackage{booktabs}. XeLaTeX or LuaLaTeX where names go beyond Latin."

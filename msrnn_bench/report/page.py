@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from msrnn_bench import figures
 from msrnn_bench.errors import UsageError
-from msrnn_bench.report import choices, citing, claims, drawing, escaping, inventory, latex, missing, readings, tables
+from msrnn_bench.report import choices, citing, claims, drawing, escaping, inventory, latex, missing, tables, telling
 from msrnn_bench.report.drawing import Drawn
 from msrnn_bench.report.folders import Folder, Together, named, read, together
 from msrnn_bench.report.missing import Command
@@ -82,7 +82,7 @@ def _page(folders: Sequence[Folder], whole: Together, verdicts: Sequence[Verdict
     shared = drawing.draw_together(folders, whole, {one.name for part in parts for one in part.drawn})
     undrawn = [one for one in undrawn if one.name not in {drawn.name for drawn in shared}]
     known = {
-        "title": TITLE, "css": _beside("page.css"), "lead": _lead(folders, whole), "claims": verdicts, "parts": parts,
+        "title": TITLE, "css": _beside("page.css"), "lead": _lead(folders, whole), "claims": _by_claim(verdicts), "parts": parts,
         "shared": shared, "missing": missing.find(folders, whole, undrawn, command), "citation": citing.read(),
         "counts": [(name, sum(verdict.verdict == name for verdict in verdicts)) for name in VERDICTS],
         "unmeasured": sum(verdict.verdict == VERDICTS[-1] for verdict in verdicts), "choice_head": choices.HEAD,
@@ -99,7 +99,7 @@ def _environment() -> Environment:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True, finalize=_finalized,
     )  # fmt: skip
-    environment.filters |= {"made": Markup, "measured": latex.measured, "number": readings.number}
+    environment.filters |= {"made": Markup, "measured": latex.measured, "number": telling.number}
     return environment
 
 
@@ -126,6 +126,14 @@ def _lead(folders: Sequence[Folder], whole: Together) -> list[str]:
         f"from {number}: {names}.",
         "Intervals are 95% intervals over documents; of another model, seed or kind of text they say nothing.",
     ]
+
+
+def _by_claim(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
+    """Verdicts on the same claim together, in the order given."""
+    found: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        found.setdefault(verdict.claim, []).append(verdict)
+    return list(found.values())
 
 
 def _csv(verdicts: Sequence[Verdict]) -> str:

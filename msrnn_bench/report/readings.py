@@ -1,7 +1,8 @@
 """What a figure says, in two lines of plain words, computed from the table it is drawn of. Numbers only: no praise, no guess.
 
-`read` asks the figure's module for its own `reading(table)`, then looks here for a function of the figure's name, and else
-reads the summary as any metric is read: the ends at the smallest size, and who is near the topline from which size on.
+`read` asks the figure's module for its own `reading(table)`, then looks here and in readings_states.py for a function of the
+figure's name, and else reads the summary as any metric is read: the ends at the smallest size, and who is near the topline
+from which size on.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections.abc import Callable, Iterable
 import pandas as pd
 
 from msrnn_bench import figures
-from msrnn_bench.figures import style
+from msrnn_bench.report import readings_states
+from msrnn_bench.report.telling import label, listed, number, sentence
 from msrnn_bench.results.summary import quantity
 
 _WHERE = ["task", "model", "dataset", "weights", "context", "dtype", "template", "variant", "prefill", "subtask", "length"]
@@ -34,19 +36,7 @@ def read(name: str, rows: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
     own: Callable[[pd.DataFrame], Iterable[str]] | None = getattr(module, "reading", None)
     if own is not None:
         return list(own(table))
-    return READERS.get(name, _any)(rows, summary)
-
-
-def number(value: float) -> str:
-    """Few digits, no exponent where people read none: 9.05, 0.034, 141.9, 4,812."""
-    size = abs(value)
-    if size >= 1e15:
-        return f"{value:.2e}"
-    return f"{value:,.0f}" if size >= 1000 else f"{value:.1f}" if size >= 100 else f"{value:.2f}" if size >= 1 else f"{value:.3g}"
-
-
-def label(policy: str) -> str:
-    return style.looks([policy])[policy].label if policy != "full" else "the topline"
+    return READERS.get(name, getattr(readings_states, name, _any))(rows, summary)
 
 
 def _any(rows: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
@@ -65,7 +55,7 @@ def _perplexity(rows: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
 def _of(known: pd.DataFrame, metric: str) -> list[str]:
     keys = known[_WHERE].astype("str").fillna("").agg("\0".join, axis=1)
     panels = [panel for _, panel in known.groupby(keys, sort=True)]
-    told = [sentence for panel in panels for sentence in (_ends(panel, metric, panels), _near(panel, metric)) if sentence]
+    told = [line for panel in panels for line in (_ends(panel, metric, panels), _near(panel, metric))]
     if len(told) <= _MOST:
         return told
     return [*[_ends(panel, metric, panels) for panel in panels][: _MOST - 1], f"{len(panels)} panels; all values are below."]
@@ -75,12 +65,16 @@ def _ends(panel: pd.DataFrame, metric: str, panels: list[pd.DataFrame]) -> str:
     """The lowest and the highest line at the smallest size."""
     size = panel["cache"].min()
     at = panel[panel["cache"] == size].sort_values("value", kind="stable")
-    low, high = at.iloc[0], at.iloc[-1]
     toplines = panel["topline"].dropna()
-    lowest = f"the lowest {quantity(metric)} is {label(low['policy'])}'s, {number(low['value'])}"
-    highest = f", the highest {label(high['policy'])}'s, {number(high['value'])}" if len(at) > 1 else ""
+    ends = [("lowest", at["value"].min()), ("highest", at["value"].max())][: at["value"].nunique()]
+    said = [f"the {end} {quantity(metric)} is {number(value)} ({listed(_who(at, value))})" for end, value in ends]
     topline = f"; the topline's is {number(toplines.iloc[0])}" if len(toplines) else ""
-    return _sentence(f"{_place(panel, panels)}at k={size:,.0f} {lowest}{highest}{topline}")
+    return sentence(f"{_place(panel, panels)}at k={size:,.0f} {' and '.join(said)}{topline}")
+
+
+def _who(points: pd.DataFrame, value: float) -> list[str]:
+    """Everyone who has that value."""
+    return [label(str(policy)) for policy in dict.fromkeys(points.loc[points["value"] == value, "policy"])]
 
 
 def _near(panel: pd.DataFrame, metric: str) -> str:
@@ -96,9 +90,9 @@ def _near(panel: pd.DataFrame, metric: str) -> str:
             found.setdefault(float(points.loc[near, "cache"].min()), []).append(label(str(policy)))
     if not found:
         return f"No policy is within {_NEAR:.0%} of the topline at any size."
-    told = "; ".join(f"from k={size:,.0f} on {_listed(names)}" for size, names in sorted(found.items()))
+    told = "; ".join(f"from k={size:,.0f} on {listed(names)}" for size, names in sorted(found.items()))
     never = sorted({label(str(policy)) for policy in panel["policy"]} - {name for names in found.values() for name in names})
-    return _sentence(f"Within {_NEAR:.0%} of the topline: {told}" + (f"; at no size {_listed(never)}" if never else ""))
+    return sentence(f"Within {_NEAR:.0%} of the topline: {told}" + (f"; at no size {listed(never)}" if never else ""))
 
 
 def _stories(rows: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
@@ -113,18 +107,19 @@ def _stories(rows: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
     size = told["cache"].min()
     most = int((told["cache"] == size).sum())
     ended = summary[(summary["metric"] == "ended") & (summary["cache"] == size) & summary["value"].notna()]
-    first = _sentence(f"At k={size:,.0f} {_listed(lines[:most], ';')}")
-    shares = [f"{label(line['policy'])} ends {line['value']:.0%} of them by itself" for _, line in ended.iterrows()]
+    first = sentence(f"At k={size:,.0f} {listed(lines[:most], ';')}")
+    shares = [f"of {label(line['policy'])}'s {line['value']:.0%} end by themselves" for _, line in ended.iterrows()]
     full = summary[(summary["metric"] == "ended") & (summary["policy"] == "full") & summary["value"].notna()]
-    shares += [f"the topline {value:.0%}" for value in full["value"][:1]]
-    return [first, _sentence(_listed(shares, ";"))] if shares else [first]
+    shares += [f"of the topline's {value:.0%}" for value in full["value"][:1]]
+    return [first, sentence(listed(shares, ";"))] if shares else [first]
 
 
 def _depth(rows: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
     """How many answers were right, by policy, over all depths and lengths; and at which depth each was best."""
     right = rows[(rows["metric"] == "accuracy") & rows["depth"].notna() & (rows["status"] == "ok")]
     sums = right.groupby(["policy", "depth"])[["total", "count"]].sum().reset_index()
-    whole = sums.groupby("policy")[["total", "count"]].sum().sort_values("total", ascending=False, kind="stable")
+    whole = sums.groupby("policy")[["total", "count"]].sum()
+    whole = whole.loc[(whole["total"] / whole["count"]).sort_values(ascending=False, kind="stable").index]
     shares = [f"{label(str(policy))} {line['total'] / line['count']:.0%}" for policy, line in whole.iterrows()]
     deep = sums[sums["policy"] != "full"].groupby("depth")[["total", "count"]].sum()
     share = deep["total"] / deep["count"]
@@ -157,14 +152,6 @@ def _place(panel: pd.DataFrame, panels: list[pd.DataFrame]) -> str:
         if pd.notna(first[name])
     ]
     return f"{', '.join(shown)}: " if shown else ""
-
-
-def _listed(names: list[str], comma: str = ",") -> str:
-    return names[0] if len(names) == 1 else f"{f'{comma} '.join(names[:-1])} and {names[-1]}"
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + "."
 
 
 READERS: dict[str, Callable[[pd.DataFrame, pd.DataFrame], list[str]]] = {

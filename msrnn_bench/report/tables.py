@@ -250,15 +250,32 @@ def _ways(part: pd.DataFrame) -> str:
     fewest, most = int(part["documents"].min()), int(part["documents"].max())
     number = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
     told = [f"{number} document{'s' if most > 1 else ''}", f"{first['context']:,} tokens of context", str(first["dtype"])]
-    told += [f"{first[name]} prompt" for name in ("template",) if pd.notna(first[name])]
+    told += [f"{first['template']} prompt"] if pd.notna(first["template"]) else []
+    told += [said for name, said in _said(part) if part[name].nunique(dropna=False) == 1 and not _usual(name, first)]
     told += [str(first["variant"])] if pd.notna(first["variant"]) else []
     return f" ({', '.join(told)})"
 
 
+def _usual(name: str, line: pd.Series) -> bool:
+    """Whether it goes without saying: prompts alone have a prefill that matters."""
+    return bool(line[name] in ("original", "scan") or (name == "prefill" and pd.isna(line["template"])))
+
+
+def _said(lines: pd.DataFrame) -> list[tuple[str, str]]:
+    """How the settings that part groups are said, of those the first line has."""
+    first = lines.iloc[0]
+    words = {
+        "length": "{:,} tokens",
+        "subtask": "{}",
+        "prefill": "{} prefill",
+        "positions": "{} positions",
+        "engine": "engine {}",
+    }
+    return [(name, words[name].format(first[name])) for name in _GROUP if pd.notna(first[name])]
+
+
 def _group_title(group: pd.DataFrame, part: pd.DataFrame) -> str:
-    said = {"length": "{:,} tokens", "subtask": "{}", "prefill": "{} prefill", "positions": "{} positions", "engine": "engine {}"}
-    differing = [name for name in _GROUP if part[name].nunique(dropna=False) > 1 and pd.notna(group[name].iloc[0])]
-    return ", ".join(said[name].format(group[name].iloc[0]) for name in differing)
+    return ", ".join(said for name, said in _said(group) if part[name].nunique(dropna=False) > 1)
 
 
 def _methods(part: pd.DataFrame, column: str) -> list[str]:
