@@ -133,11 +133,11 @@ def _depth(rows: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
 def _judged(rows: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
     found = rows[rows["metric"].isin(["win", "tie", "loss"]) & (rows["status"] == "ok")]
     sums = found.groupby(["policy", "cache", "metric"])[["total", "count"]].sum()
-    shares = (sums["total"] / sums["count"]).unstack("metric")
+    shares = (sums["total"] / sums["count"]).unstack("metric").reset_index()
     lines = [
-        f"At k={size:,.0f} {label(str(policy))} won {line.get('win', 0):.0%}, tied {line.get('tie', 0):.0%} and lost "
+        f"At k={line['cache']:,.0f} {label(line['policy'])} won {line.get('win', 0):.0%}, tied {line.get('tie', 0):.0%} and lost "
         f"{line.get('loss', 0):.0%} of its pairs."
-        for (policy, size), line in shares.iterrows()
+        for _, line in shares.iterrows()
     ]
     return lines[:_MOST]
 

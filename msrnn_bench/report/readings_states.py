@@ -24,7 +24,7 @@ def gap(rows: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
     for (model, dataset), lines in known.groupby(["model", "dataset"], sort=True):
         size = lines["cache"].min()
         at = lines[lines["cache"] == size].assign(share=lambda line: line["difference"] / line["topline"])
-        low, high = at.loc[at["share"].idxmin()], at.loc[at["share"].idxmax()]
+        low, high = at.sort_values("share", kind="stable").iloc[[0, -1]].to_dict("records")
         told.append(
             f"{model} on {dataset}, k={size:,}: from {low['share']:.1%} above the topline ({label(low['policy'])}) to "
             f"{high['share']:.1%} ({label(high['policy'])})."
@@ -45,7 +45,7 @@ def quality_memory(rows: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
     whole = f"The full model's states take {in_bytes(full.max())}." if len(full) else "The full model was not measured."
     if near.empty:
         return [whole, f"No policy is within {_NEAR:.0%} of the topline."]
-    best = near.loc[near["bytes"].idxmin()]
+    best = near.sort_values("bytes", kind="stable").iloc[0]
     named = f"{label(best['policy'])} at k={best['cache']:,}"
     return [whole, f"The fewest bytes within {_NEAR:.0%} of the topline are {in_bytes(best['bytes'])}: {named}."]
 
@@ -56,13 +56,16 @@ def extrapolation(rows: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
     end = int(known["bucket_end"].max())
     early = min(known.loc[known["bucket_end"] >= end / 7, "bucket_end"])
     moved, last = [], {}
-    for (policy, positions, cache), lines in known.groupby(_RUN, dropna=False, sort=True):
+    for _, lines in known.groupby(_RUN, dropna=False, sort=True):
         if lines["bucket_end"].max() < end:
             continue
-        first, whole = (_running(lines, at) for at in (early, end))
-        name = f"{label(str(policy))}{f' at k={cache:,}' if pd.notna(cache) else ''} ({positions} positions)"
+        one, first, whole = lines.iloc[0], _running(lines, early), _running(lines, end)
+        size = f" at k={one['cache']:,}" if pd.notna(one["cache"]) else ""
+        name = f"{label(one['policy'])}{size} ({one['positions']} positions)"
         moved.append(f"{name} by {whole - first:+.2f}")
         last[name] = whole
+    if not last:
+        return ["No policy read the whole length."]
     low, high = min(last, key=lambda name: last[name]), max(last, key=lambda name: last[name])
     told = [f"From {early:,} to {end:,} tokens the running perplexity moves: {listed(moved)}."]
     return [*told, f"At the end the lowest is {number(last[low])} ({low}), the highest {number(last[high])} ({high})."]
@@ -127,10 +130,7 @@ def token_classes(rows: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
 def retention_map(rows: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
     """Which share of the state is among the last k positions."""
     known = rows[(rows["metric"] == "recent_share") & (rows["subtask"] == "all:full")]
-    sums = known.groupby(["policy", "cache"])[["total", "count"]].sum()
-    shares = [
-        f"{label(str(policy))} at k={size:,} {line['total'] / line['count']:.0%}" for (policy, size), line in sums.iterrows()
-    ]
+    shares = _shares(known)
     if not shares:
         return ["Across: tokens; down: steps; dark where a token's state is held."]
     return [
@@ -142,10 +142,7 @@ def retention_map(rows: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
 def needle(rows: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
     """How much of what was hidden is still held when the question has been read."""
     known = rows[rows["metric"] == "needle_kept"]
-    sums = known.groupby(["policy", "cache"])[["total", "count"]].sum()
-    shares = [
-        f"{label(str(policy))} at k={size:,} {line['total'] / line['count']:.0%}" for (policy, size), line in sums.iterrows()
-    ]
+    shares = _shares(known)
     return [f"Share of the needle's tokens that are still held when the question has been read: {listed(shares[:8])}."]
 
 
@@ -153,6 +150,12 @@ def in_bytes(value: float) -> str:
     """A number of bytes in the unit that leaves it between 1 and 1,024."""
     power = min(max(int(math.log2(value) // 10), 0), 4) if value > 0 else 0
     return f"{number(value / 1024**power)} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+
+
+def _shares(rows: pd.DataFrame) -> list[str]:
+    """The mean of these rows by policy and size, in percent."""
+    sums = rows.groupby(["policy", "cache"], as_index=False)[["total", "count"]].sum()
+    return [f"{label(line['policy'])} at k={line['cache']:,} {line['total'] / line['count']:.0%}" for _, line in sums.iterrows()]
 
 
 def _running(lines: pd.DataFrame, at: int) -> float:

@@ -176,7 +176,9 @@ def _names(lines: pd.DataFrame) -> pd.Series:
     told = labels(lines)
     plain = {str(policy): style.looks([str(policy)])[str(policy)].label for policy in lines["policy"]}
     return pd.Series(
-        [plain[str(p)] + str(told[i]).removeprefix(str(p)) for i, p in lines["policy"].items()], index=lines.index, dtype="str"
+        [plain[str(p)] + str(told[i]).removeprefix(str(p)) for i, p in zip(lines.index, lines["policy"], strict=True)],
+        index=lines.index,
+        dtype="str",
     )
 
 

@@ -58,7 +58,8 @@ def _differences(group: str, config: Mapping[str, Any], chosen: Mapping[str, Any
 
 @cache
 def _target(group: str, name: str) -> str:
-    return str(OmegaConf.load(config_dir() / group / f"{name}.yaml").get("_target_", ""))
+    held: Any = OmegaConf.load(config_dir() / group / f"{name}.yaml")
+    return str(held.get("_target_", ""))
 
 
 def _of_choice(group: str, name: str) -> dict[str, Any]:
