@@ -21,7 +21,7 @@ FILE = Path(__file__).with_name("published.csv")
 CONTEXT = 4096  # of everything that is printed
 DOCUMENT = "as printed"  # in the place of documents: a printed number is a mean over them all
 
-_CLASSES = {"”": "quote:close", "\\n": "newline"}  # the paper's tags that are no Penn tags, as ours
+_CLASSES = {"”": "quote_close", "\\n": "newline"}  # the paper's tags that are no Penn tags, as ours
 
 
 def read() -> pd.DataFrame:

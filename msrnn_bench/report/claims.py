@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from types import ModuleType
@@ -31,16 +32,15 @@ def published_rows() -> tuple[pd.DataFrame, pd.DataFrame]:
     return _published.tables()
 
 
-def judge(rows: pd.DataFrame, summary: pd.DataFrame) -> list[Verdict]:
+def judge(rows: pd.DataFrame, summary: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> list[Verdict]:
     """Every claim, for each model and text on which it could be judged; else once, as not measured.
 
     rows: tidy rows of one or more results folders, a cell in several of them counting once; summary: their summary lines,
     which know what failed."""
-    papers = _Scenes(_published.rows())
     ours = _Scenes(rows)
     verdicts = []
-    for claim in CLAIMS:
-        published = published_verdict(claim, papers)
+    for claim in claims:
+        published = _published_verdicts()[claim.id]
         found = _findings(claim, ours.of(claim))
         judged = [(scope, finding) for scope, finding in found if finding.verdict != NOT_MEASURED]
         verdicts += [_verdict(claim, finding, published, scope) for scope, finding in judged]
@@ -77,11 +77,17 @@ def _findings(claim: Claim, of: Sequence[Scene]) -> list[tuple[str, Finding]]:
     return found
 
 
-def published_verdict(claim: Claim, papers: _Scenes) -> str:
+@functools.cache
+def _published_verdicts() -> dict[str, str]:
+    papers = _Scenes(_published.rows())
+    return {claim.id: published_verdict(claim, papers.of(claim)) for claim in CLAIMS}
+
+
+def published_verdict(claim: Claim, papers: Sequence[Scene]) -> str:
     """What the same function says of the paper's own numbers."""
     if not claim.printed:
         return STATED
-    found = [decide(claim.parts(scene), claim.bound) for scene in papers.of(claim)]
+    found = [decide(claim.parts(scene), claim.bound) for scene in papers]
     by_point = {finding.inside for finding in found if finding.verdict == UNDECIDED}
     if not by_point:
         return NOT_MEASURED

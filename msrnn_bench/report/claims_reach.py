@@ -6,10 +6,11 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from msrnn_bench.figures import _published
 from msrnn_bench.report.claim import claim
-from msrnn_bench.report.deciding import Bound, Estimate, Lack, Part
+from msrnn_bench.report.deciding import COUNTED, Bound, Estimate, Lack, Part
 from msrnn_bench.report.evidence import FULL, At, Scene, Sums, array, called, contrast, logarithms, of, paired
 from msrnn_bench.results import intervals
 from msrnn_bench.results.intervals import Array, Interval
@@ -103,9 +104,13 @@ def _bytes(scene: Scene, size: int) -> Part:
     states = int(held.max(initial=0)) or scene.context
     ours, theirs = pair[:, 0].sum() / pair[:, 1].sum(), pair[:, 2].sum() / pair[:, 3].sum()
     share = float(ours / size / (theirs / states))
-    counted = None if _published.DOCUMENT in set(scene.rows["document"]) else Interval(share, share, "counted")
+    counted = None if _published.DOCUMENT in set(scene.rows["document"]) else Interval(share, share, COUNTED)
     what = f"bytes a state at k={size:,} as a multiple of the full model's"
     return Estimate(what, share, len(pair), lambda confidence: counted)
+
+
+def _mean(sums: Array) -> Array:
+    return sums[..., 0] / sums[..., 1]
 
 
 def _on_gpu(scene: Scene) -> bool:
@@ -150,9 +155,12 @@ def throughput_at_eighth(scene: Scene) -> Sequence[Part]:
 )  # fmt: skip
 def theorem_in_logits(scene: Scene) -> Sequence[Part]:
     found: list[Part] = []
-    for (policy, cache), _ in scene.rows.groupby(["policy", "cache"], dropna=False):
+    cells = sorted(
+        {(str(policy), int(k)) for policy, k in zip(scene.rows["policy"], scene.rows["cache"], strict=True) if pd.notna(k)}
+    )
+    for policy, size in cells:
         for pair in ("recurrence/library", "bounded/full"):
-            for cell in scene.sums((str(policy), int(cache)), "in_rounding", pair)[:1]:
-                what = f"{scene.settings['model']}, {pair} ({policy}), largest difference of two logits in units of rounding"
-                found.append(of(array(cell), lambda sums: sums[..., 0] / sums[..., 1], what))
+            what = f"{scene.settings['model']}, {pair} ({policy}), largest difference of two logits in units of rounding"
+            measured = scene.sums((policy, size), "in_rounding", pair)
+            found.append(of(array(measured[0]), _mean, what) if measured else Lack(what))
     return found or [Lack("differences in units of rounding")]

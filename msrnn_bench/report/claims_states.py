@@ -11,7 +11,7 @@ from msrnn_bench.results import intervals
 from msrnn_bench.results.intervals import Array
 
 TASKS = ("retention",)
-CLASSES = {"possessive": "POS", "closing quote": "quote:close", ")": ")", "full stop": ".", "$": "$"}  # of scheme pos
+CLASSES = {"possessive": "POS", "closing quote": "quote_close", ")": ")", "full stop": ".", "$": "$"}  # of scheme pos
 _RUN = "msrnn-bench run -m task=retention context=4096 tokens=4096 policy=tova "
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from msrnn_bench.report.verdict import NOT_MEASURED, NOT_REPRODUCED, REPRODUCED, UNDECIDED
 from msrnn_bench.results.intervals import CONFIDENCE, EQUIVALENCE, Interval
 
+COUNTED = "counted"  # the method of what is no sample: its interval is itself
 _ROUNDING = 1e-9  # 10.22 - 10.20 is 0.02
 
 
@@ -136,12 +137,12 @@ def _found(verdict: str, part: Estimate, interval: Interval, inside: bool, reaso
 
 def _reason(part: Estimate, interval: Interval, bound: Bound, where: str, number_of: int, lacks: list[str]) -> str:
     level = bound.confidence if where != "outside" else 1 - (1 - bound.confidence) / number_of
-    ends = f"[{number(interval.low)}, {number(interval.high)}]"
-    kind = f"{100 * level:.4g}% {interval.method}"
     several = f", the nearest of {number_of} to it" if where == "inside" and number_of > 1 else ""
     widened = f", widened for {number_of} comparisons" if where == "outside" and number_of > 1 else ""
     also = f"; {_lacking(lacks)}" if lacks else ""
-    return f"{part.what}: {number(part.value)} {ends} ({kind}{widened}) lies {where} the bound{several}{also}"
+    ends = f"[{number(interval.low)}, {number(interval.high)}] ({100 * level:.4g}% {interval.method}{widened})"
+    ends = f"({COUNTED})" if interval.method == COUNTED else ends
+    return f"{part.what}: {number(part.value)} {ends} lies {where} the bound{several}{also}"
 
 
 def _lacking(lacks: list[str]) -> str:
