@@ -11,7 +11,6 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from msrnn_bench import moved
 from msrnn_bench.runs.compose import GROUPS, choices, compose_one, config_dir
 from msrnn_bench.runs.overrides import quoted
 
@@ -40,8 +39,7 @@ def command(config: Mapping[str, Any], changes: Mapping[str, str]) -> str:
 def _group(group: str, config: dict[str, Any], base: dict[str, Any]) -> list[str]:
     """The choice of a group that comes nearest, and what differs from it."""
     target = str(config.get("_target_", ""))
-    target = moved.now(target) or target
-    near = [name for name in choices(group) if _target(group, name) == target]
+    near = [name for name in choices(group) if _same(_target(group, name), target)]
     if not near:  # a class of the user's own: whatever the default's file lacks is said
         knobs = [f"{group}.{key}={_value(value)}" for key, value in config.items() if not key.startswith("_")]
         return [f"{group}._target_={target}", *knobs]
@@ -54,6 +52,13 @@ def _differences(group: str, config: Mapping[str, Any], chosen: Mapping[str, Any
     """Settings of a cell that a choice has otherwise; what older cells lack and newer files dropped is left alone."""
     shared = [key for key in config if key in chosen and not key.startswith("_")]
     return [f"{group}.{key}={_value(config[key])}" for key in shared if config[key] != chosen[key]]
+
+
+def _same(target: str, recorded: str) -> bool:
+    """Whether it is the same class: those of the package are known by their own name, whatever module they stood in once."""
+    if target.startswith("msrnn_bench.") and recorded.startswith("msrnn_bench."):
+        return target.rpartition(".")[2] == recorded.rpartition(".")[2]
+    return target == recorded
 
 
 @cache
