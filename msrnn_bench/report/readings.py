@@ -124,7 +124,7 @@ def _depth(rows: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
     deep = sums[sums["policy"] != "full"].groupby("depth")[["total", "count"]].sum()
     share = deep["total"] / deep["count"]
     return [
-        f"Right answers over all depths, lengths and sizes: {', '.join(shares)}.",
+        f"Right answers over all depths, lengths, sizes and prefills: {', '.join(shares)}.",
         f"Bounded policies together are right most often where the answer stands at {share.idxmax():.0%} of the text "
         f"({share.max():.0%}), least often at {share.idxmin():.0%} ({share.min():.0%}).",
     ]
