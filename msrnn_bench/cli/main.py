@@ -17,6 +17,7 @@ msrnn-bench: transformers as bounded multi-state RNNs (arXiv 2401.06104), measur
   msrnn-bench sweep experiment=laptop/fig3          an experiment's own grid; run it again to go on where it stopped
   msrnn-bench collect                               tables from the finished cells: tidy.csv, summary.csv, on the screen
   msrnn-bench plot                                  the figures from them (figure=NAME for one)
+  msrnn-bench claims                                the paper's claims, judged by your results (results_dir=A,B); claims.csv
   msrnn-bench list                                  models, datasets, policies, tasks, experiments to choose from
   msrnn-bench convert FOLDER OUT                    pickled weights (pytorch_model*.bin) to safetensors, all or nothing
   msrnn-bench lm-eval run --model msrnn ...         lm-eval's own command line, which knows bounded models as `msrnn`
@@ -150,6 +151,12 @@ def _plot(args: list[str]) -> int:
     return plotting.main(_options("plot", args))
 
 
+def _claims(args: list[str]) -> int:
+    from msrnn_bench.cli import claims
+
+    return claims.main(_options("claims", args))
+
+
 def _list(args: list[str]) -> int:
     from msrnn_bench.cli import listing
 
@@ -183,8 +190,16 @@ def _lm_eval(args: list[str]) -> int:
 
 def _options(command: str, args: list[str]) -> argparse.Namespace:
     """key=value settings of the commands that need no Hydra."""
-    known = {"results_dir": "results", "figure": None, "out": None, "paper": None, "note": None, "metric": None}
-    allowed = {"collect": ["results_dir"], "plot": list(known)}[command]
+    known = {
+        "results_dir": "results",
+        "figure": None,
+        "out": None,
+        "paper": None,
+        "published": None,
+        "note": None,
+        "metric": None,
+    }
+    allowed = {"collect": ["results_dir"], "claims": ["results_dir", "out"], "plot": list(known)}[command]
     chosen = {key: known[key] for key in allowed}
     for arg in args:
         key, equals, value = arg.partition("=")
@@ -195,7 +210,7 @@ def _options(command: str, args: list[str]) -> argparse.Namespace:
 
 
 COMMANDS = {
-    "run": _run, "sweep": _sweep, "collect": _collect, "plot": _plot, "list": _list, "doctor": _doctor,
+    "run": _run, "sweep": _sweep, "collect": _collect, "plot": _plot, "claims": _claims, "list": _list, "doctor": _doctor,
     "convert": _convert, "lm-eval": _lm_eval,
 }  # fmt: skip
 
