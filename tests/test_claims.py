@@ -1,23 +1,31 @@
 """The paper's claims: each reproduced by rows made to fit it and by the paper's own numbers, flipped by one number, and not
 measured without its rows. Parametrised over all claims, so none can be forgotten."""
 
+import csv
 import dataclasses
+import io
 import math
 import shlex
+import shutil
 import zlib
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import ROOT
 
+from msrnn_bench.cli.main import main
 from msrnn_bench.figures import _published
+from msrnn_bench.report.choices import choices as choices_of
 from msrnn_bench.report.claims import CLAIMS, judge, published_rows, published_verdict
 from msrnn_bench.report.deciding import Bound, Estimate, Lack, decide
 from msrnn_bench.report.evidence import scenes
+from msrnn_bench.report.told import as_csv, as_text
 from msrnn_bench.report.verdict import NOT_MEASURED, NOT_REPRODUCED, REPRODUCED, STATED, UNDECIDED, VERDICTS
 from msrnn_bench.results.intervals import Interval
 from msrnn_bench.results.summary import SUMMARY_TYPES, TIDY_TYPES
+from msrnn_bench.results.variants import tell_apart
 from msrnn_bench.runs.compose import choices, compose_grid
 
 MANY = 100  # documents where a share must be near 0 or 1, else FEW
@@ -244,7 +252,8 @@ def test_one_printed_number_flips_the_papers_verdict(claim: str):
 
 def test_published_numbers_are_those_that_are_printed():
     rows, summary = published_rows()
-    assert (rows["document"] == "as printed").all() and summary["low"].isna().all() and (summary["documents"] == 1).all()
+    assert (rows["document"] == "as printed").all() and summary["low"].isna().all()
+    assert summary.groupby("task")["documents"].first().to_dict()["perplexity"] == 100
     full = summary[(summary["policy"] == "full") & (summary["metric"] == "nll")]
     assert full["value"].tolist() == pytest.approx([7.16])
     table = summary[(summary["metric"] == "nll") & (summary["policy"] == "tova")].set_index("cache")["value"]
@@ -388,3 +397,63 @@ def test_a_bound_met_exactly_is_inside_unless_strict():
     assert not Bound(low=0.0, strict=True).holds(0.0, 1.0) and Bound(low=0.0, strict=True).fails(-1.0, 0.0)
     own = decide([estimate(0.3, 0.01, bound=Bound(high=0.2)), estimate(0.3, 0.01)], Bound(high=0.4))
     assert own.verdict == NOT_REPRODUCED
+
+
+# --- told, and what the paper leaves open
+
+
+def test_verdicts_as_tables(verdicts: dict[str, list[Any]]):
+    every = [verdict for own in verdicts.values() for verdict in own]
+    lines = list(csv.DictReader(io.StringIO(as_csv(every))))
+    assert [line["claim"] for line in lines] == list(BY_ID) and lines[0]["verdict"] == REPRODUCED
+    assert list(lines[0]) == [field.name for field in dataclasses.fields(every[0])]
+    assert float(lines[0]["statistic"]) == pytest.approx(every[0].statistic, rel=1e-5)
+    empty = list(csv.DictReader(io.StringIO(as_csv(judge(_published.rows()[:0], NO_SUMMARY)))))
+    assert empty[0]["statistic"] == "" and empty[0]["scope"] == ""
+    said = as_text(judge(_published.rows()[:0], NO_SUMMARY))
+    assert "NOT MEASURED: nothing of task perplexity or retention is there" in said
+    assert BY_ID["tova-gap-eighth"].command in said.splitlines()[5] or BY_ID["tova-gap-eighth"].command in said
+    assert said.endswith(f"0 reproduced, 0 not reproduced, 0 undecided, {len(BY_ID)} not measured")
+
+
+def test_claims_on_the_command_line(tmp_path, capsys):
+    for name in ("novels", "stories260k"):
+        (tmp_path / name).mkdir()
+        for table in ("summary.csv", "tidy.csv"):
+            shutil.copy(ROOT / "results" / name / table, tmp_path / name)
+    assert main(["claims", f"results_dir={tmp_path}/novels,{tmp_path}/stories260k"]) == 0
+    out = capsys.readouterr().out
+    assert out.rstrip().endswith("novels/claims.csv") and "NOT REPRODUCED (smollm2 on novels, n=8, T=4,096, bfloat16)" in out
+    kept = pd.read_csv(tmp_path / "novels/claims.csv")
+    assert kept.loc[kept["claim"] == "tova-gap-eighth", "verdict"].tolist() == [NOT_REPRODUCED, REPRODUCED]
+    assert main(["claims", f"results_dir={tmp_path}/nothing"]) == 2
+
+
+def test_open_choices_are_read_off_the_rows(rows: pd.DataFrame):
+    found = {choice.question.split()[0]: choice for choice in choices_of(rows)}
+    assert len(choices_of(rows)) == 6 and all(choice.paper and choice.taken for choice in choices_of(rows))
+    assert [c.measured for c in choices_of(rows[:0])] == [""] * 6
+    bos, prefill, recent, tagger, window4, chat = choices_of(rows)
+    assert bos.measured == "with BOS: LLaMA-2-7B" and prefill.measured.startswith("stepwise: ")
+    assert "tova, LLaMA-2-7B on pg19, k=1,024: 74.5% over steps with a full state" in recent.measured
+    assert tagger.measured == "pg19: pos" and window4.measured == "tova compressed, window4 compressed"
+    assert chat.measured == "plain: llama2_7b_chat" and "Which" in found
+    mixed = pd.concat([rows, rows.assign(bos=False, model="other", template="chat")])
+    assert choices_of(mixed)[0].measured == "with BOS: LLaMA-2-7B; without BOS: other"
+
+
+def test_what_is_timed_says_on_which_device():
+    """Without it no claim on a GPU's speed could be judged, and two machines' numbers would be one line."""
+    cells = pd.DataFrame({"cell": ["a", "b"], "task": "efficiency", "dataset": "x", "model": "m", "policy": "tova"})
+    machine = {"processor": "p", "threads": 1, "device": "cpu"}
+    plain = {
+        "policy": {"name": "tova"},
+        "model": {"gguf": "x"},
+        "dataset": "d",
+        "task": {"name": "efficiency", "machine": machine},
+    }
+    alike = {name: {"settings": plain} for name in ("a", "b")}
+    assert tell_apart(cells, alike)["variant"].tolist() == ["on cpu", "on cpu"]
+    other = {**plain, "task": {"name": "efficiency", "machine": {**machine, "device": "NVIDIA H100"}}}
+    told = tell_apart(cells, {"a": {"settings": plain}, "b": {"settings": other}})["variant"].tolist()
+    assert told[0].startswith("on cpu, machine ") and told[1].startswith("on NVIDIA H100, machine ")

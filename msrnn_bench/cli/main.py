@@ -17,6 +17,7 @@ msrnn-bench: transformers as bounded multi-state RNNs (arXiv 2401.06104), measur
   msrnn-bench sweep experiment=laptop/fig3          an experiment's own grid; run it again to go on where it stopped
   msrnn-bench collect                               tables from the finished cells: tidy.csv, summary.csv, on the screen
   msrnn-bench plot                                  the figures from them (figure=NAME for one)
+  msrnn-bench claims                                the paper's claims, judged by your results (results_dir=A,B); claims.csv
   msrnn-bench report results_dir=A,B                one HTML page: claims judged, figures, tables, what is missing
   msrnn-bench list                                  models, datasets, policies, tasks, experiments to choose from
   msrnn-bench convert FOLDER OUT                    pickled weights (pytorch_model*.bin) to safetensors, all or nothing
@@ -157,6 +158,12 @@ def _report(args: list[str]) -> int:
     return reporting.main(_options("report", args))
 
 
+def _claims(args: list[str]) -> int:
+    from msrnn_bench.cli import claims
+
+    return claims.main(_options("claims", args))
+
+
 def _list(args: list[str]) -> int:
     from msrnn_bench.cli import listing
 
@@ -190,8 +197,11 @@ def _lm_eval(args: list[str]) -> int:
 
 def _options(command: str, args: list[str]) -> argparse.Namespace:
     """key=value settings of the commands that need no Hydra."""
-    known = {"results_dir": "results", "figure": None, "out": None, "paper": None, "note": None, "metric": None}
-    allowed = {"collect": ["results_dir"], "plot": list(known), "report": ["results_dir", "out"]}[command]
+    known = {
+        "results_dir": "results", "figure": None, "out": None, "paper": None, "published": None, "note": None, "metric": None,
+    }  # fmt: skip
+    both = ["results_dir", "out"]
+    allowed = {"collect": ["results_dir"], "claims": both, "report": both, "plot": list(known)}[command]
     chosen = {key: known[key] for key in allowed}
     for arg in args:
         key, equals, value = arg.partition("=")
@@ -202,7 +212,8 @@ def _options(command: str, args: list[str]) -> argparse.Namespace:
 
 
 COMMANDS = {
-    "run": _run, "sweep": _sweep, "collect": _collect, "plot": _plot, "report": _report, "list": _list, "doctor": _doctor,
+    "run": _run, "sweep": _sweep, "collect": _collect, "plot": _plot, "claims": _claims, "report": _report, "list": _list,
+    "doctor": _doctor,
     "convert": _convert, "lm-eval": _lm_eval,
 }  # fmt: skip
 

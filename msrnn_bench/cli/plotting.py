@@ -10,7 +10,10 @@ import pandas as pd
 
 from msrnn_bench import figures
 from msrnn_bench.errors import UsageError
+from msrnn_bench.figures import _published
 from msrnn_bench.results.summary import SUMMARY_TYPES, TIDY_TYPES, collect
+
+PUBLISHED = "The paper's own numbers (arXiv 2401.06104v2), which come without intervals."
 
 
 def main(options: Namespace) -> int:
@@ -18,20 +21,30 @@ def main(options: Namespace) -> int:
     folder = Path(options.results_dir).expanduser()
     if options.figure is not None and options.figure not in figures.names():
         raise UsageError(f"unknown figure {options.figure!r}; there are: {', '.join(figures.names())}")
-    names = [options.figure] if options.figure else figures.suited(_tables(folder, "summary"), options.metric)
+    if options.published not in (None, "true", "false", "only"):
+        raise UsageError(f"published={options.published} must be true (the paper's numbers beside yours), only, or false")
+    if options.published == "only":
+        names = [options.figure or "perplexity"]
+    else:
+        names = [options.figure] if options.figure else figures.suited(_tables(folder, "summary"), options.metric)
     if options.out and len(names) > 1:
         raise UsageError(
             f"out={options.out} names one file for {len(names)} figures: choose one, figure={names[0]} or {names[1]}"
         )
     for name in names:
-        stem = Path(options.out).expanduser() if options.out else folder / name
+        own = folder / (f"published_{name}" if options.published == "only" else name)
+        stem = Path(options.out).expanduser() if options.out else own
         _draw(name, folder, stem.with_suffix("") if stem.suffix in (".png", ".pdf", ".svg") else stem, options)
     return 0
 
 
 def _draw(name: str, folder: Path, stem: Path, options: Namespace) -> None:
-    table = _tables(folder, figures.table_of(name))
-    settings: dict[str, Any] = {"note": options.note or figures.note(table)}
+    if options.published == "only":
+        table = _published.rows() if figures.table_of(name) == "tidy" else _published.tables()[1]
+        settings: dict[str, Any] = {"note": options.note or PUBLISHED}
+    else:
+        table = _tables(folder, figures.table_of(name))
+        settings = {"note": options.note or figures.note(table), "published": options.published == "true"}
     if options.metric:
         settings["metric"] = options.metric
     if options.paper:

@@ -38,12 +38,20 @@ def names() -> list[str]:
     return sorted(name for name in modules if name != "style" and not name.startswith("_"))
 
 
-def draw(name: str, table: "pd.DataFrame", **options: Any) -> "Figure":
-    """The figure of that name from a summary table."""
+def draw(name: str, table: "pd.DataFrame", *, published: bool = False, **options: Any) -> "Figure":
+    """The figure of that name from its table; `published`: with the paper's numbers, which is `paper=` with all it prints."""
     if name not in names():
         raise UsageError(f"no figure {name!r}: choose from {', '.join(names())}")
     plot = importlib.import_module(f"{__name__}.{name}").plot
     known = list(inspect.signature(plot).parameters)[1:]
+    if published and "published" in known:
+        options["published"] = True
+    elif published:
+        from msrnn_bench.figures import _published
+
+        if "paper" not in known:
+            raise UsageError(f"figure {name} has no axes of the paper's numbers: leave published=true out")
+        options.setdefault("paper", _published.read())
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise UsageError(f"figure {name} has no option {', '.join(unknown)}: choose from {', '.join(known)}")

@@ -166,15 +166,15 @@ def _first(group: pd.DataFrame, name: str) -> Any:
     return None if pd.isna(value) else value
 
 
-def published(paper: pd.DataFrame | None, panel: Panel) -> dict[str, pd.DataFrame]:
-    """The paper's perplexities of this panel's model, dataset and policies, by policy; empty where it has none."""
+def published(paper: pd.DataFrame | None, panel: Panel, metric: str = "perplexity") -> dict[str, pd.DataFrame]:
+    """The paper's numbers of this panel's model, dataset and policies, by policy; empty where it has none."""
     if paper is None:
         return {}
     model = _letters(str(panel.settings["model"]).rsplit("/", 1)[-1])
     dataset = _letters(str(panel.settings["dataset"]))
-    same_model = paper["model"].map(lambda name: model.startswith(_letters(str(name))))
+    same_model = paper["model"].map(lambda name: model in (_letters(str(name)), _letters(str(name)) + "hf"))
     same_text = paper["experiment"].map(lambda name: _letters(str(name)).startswith(dataset))
-    rows = paper[(paper["metric"] == "perplexity") & same_model & same_text]
+    rows = paper[(paper["metric"] == metric) & same_model & same_text]
     points = pd.DataFrame(
         {
             "policy": [own_name(str(name)) for name in rows["policy"]],

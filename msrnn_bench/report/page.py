@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from markupsafe import Markup
 
 from msrnn_bench import figures
 from msrnn_bench.errors import UsageError
-from msrnn_bench.report import choices, citing, claims, drawing, escaping, inventory, latex, missing, tables, telling
+from msrnn_bench.report import choices, citing, claims, drawing, escaping, inventory, latex, missing, tables, telling, told
 from msrnn_bench.report.drawing import Drawn
 from msrnn_bench.report.folders import Folder, Together, named, read, together
 from msrnn_bench.report.missing import Command
@@ -63,7 +61,7 @@ def write(results_dir: str, out: str | None, command: Command) -> list[Path]:
             "at a time, results_dir=A"
         )
     made = {f"tables/{name}": text for part in parts for name, text in latex.files(part.folder.name, part.tables).items()}
-    made |= {"claims.csv": _csv(verdicts), "tables/claims.tex": latex.claims(verdicts)}
+    made |= {"claims.csv": told.as_csv(verdicts), "tables/claims.tex": latex.claims(verdicts)}
     _remove_stale(file.parent / "tables", set(made))
     for name, text in made.items():
         write_atomically(file.parent / name, text)
@@ -85,8 +83,7 @@ def _page(folders: Sequence[Folder], whole: Together, verdicts: Sequence[Verdict
         "title": TITLE, "css": _beside("page.css"), "lead": _lead(folders, whole), "claims": _by_claim(verdicts), "parts": parts,
         "shared": shared, "missing": missing.find(folders, whole, undrawn, command), "citation": citing.read(),
         "counts": [(name, sum(verdict.verdict == name for verdict in verdicts)) for name in VERDICTS],
-        "unmeasured": sum(verdict.verdict == VERDICTS[-1] for verdict in verdicts), "choice_head": choices.HEAD,
-        "choices": choices.read(whole.rows), "contents": _contents(parts, bool(shared)), "beside": "claims.csv, tables/*.tex",
+        "unmeasured": sum(verdict.verdict == VERDICTS[-1] for verdict in verdicts), "choices": choices.choices(whole.rows), "contents": _contents(parts, bool(shared)), "beside": "claims.csv, tables/*.tex",
     }  # fmt: skip
     template = _environment().get_template("page.html.jinja")
     pictures = [one for part in parts for one in part.drawn] + shared
@@ -134,17 +131,6 @@ def _by_claim(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
     for verdict in verdicts:
         found.setdefault(verdict.claim, []).append(verdict)
     return list(found.values())
-
-
-def _csv(verdicts: Sequence[Verdict]) -> str:
-    lines = io.StringIO()
-    writer = csv.writer(lines, lineterminator="\n")
-    columns = [field.name for field in fields(Verdict)]
-    writer.writerow(columns)
-    for verdict in verdicts:
-        known = asdict(verdict)
-        writer.writerow(["" if known[name] is None else known[name] for name in columns])
-    return lines.getvalue()
 
 
 def _remove_stale(folder: Path, names: set[str]) -> None:
