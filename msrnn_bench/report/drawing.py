@@ -6,6 +6,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -91,10 +92,10 @@ def _draw(
     return drawn, undrawn
 
 
-def _options(name: str, table: pd.DataFrame, folders: Sequence[Folder]) -> dict[str, object]:
+def _options(name: str, table: pd.DataFrame, folders: Sequence[Folder]) -> dict[str, Any]:
     """What the figure takes beside its table: the models' note, and the arrays that cells kept (`ARRAYS`)."""
     module = importlib.import_module(f"{figures.__name__}.{name}")
-    options: dict[str, object] = {"note": figures.note(table)} if "note" in inspect.signature(module.plot).parameters else {}
+    options: dict[str, Any] = {"note": figures.note(table)} if "note" in inspect.signature(module.plot).parameters else {}
     if kind := getattr(module, "ARRAYS", None):
         options["arrays"] = {cell: held for folder in reversed(folders) for cell, held in read_arrays(folder.path, kind).items()}
     return options

@@ -83,7 +83,8 @@ def _page(folders: Sequence[Folder], whole: Together, verdicts: Sequence[Verdict
         "title": TITLE, "css": _beside("page.css"), "lead": _lead(folders, whole), "claims": _by_claim(verdicts), "parts": parts,
         "shared": shared, "missing": missing.find(folders, whole, undrawn, command), "citation": citing.read(),
         "counts": [(name, sum(verdict.verdict == name for verdict in verdicts)) for name in VERDICTS],
-        "unmeasured": sum(verdict.verdict == VERDICTS[-1] for verdict in verdicts), "choices": choices.choices(whole.rows), "contents": _contents(parts, bool(shared)), "beside": "claims.csv, tables/*.tex",
+        "unmeasured": sum(verdict.verdict == VERDICTS[-1] for verdict in verdicts), "choices": choices.choices(whole.rows),
+        "contents": _contents(parts, bool(shared)), "beside": "claims.csv, tables/*.tex",
     }  # fmt: skip
     template = _environment().get_template("page.html.jinja")
     pictures = [one for part in parts for one in part.drawn] + shared
