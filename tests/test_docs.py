@@ -355,11 +355,11 @@ def test_a_command_is_accepted(command):
     name, *given = command.split()[1:]
     if name in ("run", "sweep"):
         assert configurations(command)
-    elif name in ("collect", "plot"):
+    elif name in ("collect", "plot", "claims", "report"):
         options = vars(cli._options(name, given))
         assert options.get("figure") in (None, *figures.names())
-        folder = options["results_dir"]
-        assert folder == "results" or (ROOT / folder / "summary.csv").is_file()
+        for folder in options["results_dir"].split(","):
+            assert folder in ("results", "FOLDER") or (ROOT / folder / "summary.csv").is_file()
     elif name == "lm-eval":
         assert given[:3] == ["run", "--model", "msrnn"] and given[3] == "--model_args"
         pretrained, *settings = given[4].split(",")

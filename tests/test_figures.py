@@ -16,7 +16,6 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from msrnn_bench import figures
-from msrnn_bench.cli.plotting import _suited
 from msrnn_bench.errors import MachineError, UsageError
 from msrnn_bench.figures import _published, style
 from msrnn_bench.figures.perplexity import plot, short
@@ -103,16 +102,16 @@ def test_a_task_a_panel_and_a_loss_per_word():
 
 def test_what_is_drawn_unasked():
     tasks = {"squality": "rouge", "qasper": "f1", "stories": "nll", "perplexity": "nll"}
-    assert _suited(table(*(lines(task=task, metric=metric) for task, metric in tasks.items())), None) == [
+    assert figures.suited(table(*(lines(task=task, metric=metric) for task, metric in tasks.items())), None) == [
         "perplexity", "score", "stories",
     ]  # fmt: skip
-    assert _suited(table(lines()), None) == ["perplexity"]
-    assert _suited(table(lines(task="retrieval", metric="accuracy")), None) == ["score", "depth"]
+    assert figures.suited(table(lines()), None) == ["perplexity"]
+    assert figures.suited(table(lines(task="retrieval", metric="accuracy")), None) == ["score", "depth"]
     rolling, choice = (lines(task="lm_eval", metric=metric) for metric in ("nll", "acc"))
-    assert _suited(table(rolling), None) == ["perplexity"] and _suited(table(choice), None) == ["score"]
-    assert _suited(table(rolling, choice), None) == ["score", "perplexity"]
-    assert _suited(table([line("tova", 8, None, task="squality", metric=None, status="failed")]), None) == ["score"]
-    assert [_suited(table(rolling, choice), metric) for metric in ("nll_per_word", "acc")] == [["perplexity"], ["score"]]
+    assert figures.suited(table(rolling), None) == ["perplexity"] and figures.suited(table(choice), None) == ["score"]
+    assert figures.suited(table(rolling, choice), None) == ["score", "perplexity"]
+    assert figures.suited(table([line("tova", 8, None, task="squality", metric=None, status="failed")]), None) == ["score"]
+    assert [figures.suited(table(rolling, choice), metric) for metric in ("nll_per_word", "acc")] == [["perplexity"], ["score"]]
 
 
 def test_a_figure_is_drawn_by_name():

@@ -17,6 +17,8 @@ msrnn-bench: transformers as bounded multi-state RNNs (arXiv 2401.06104), measur
   msrnn-bench sweep experiment=laptop/fig3          an experiment's own grid; run it again to go on where it stopped
   msrnn-bench collect                               tables from the finished cells: tidy.csv, summary.csv, on the screen
   msrnn-bench plot                                  the figures from them (figure=NAME for one)
+  msrnn-bench claims                                the paper's claims, judged by your results (results_dir=A,B); claims.csv
+  msrnn-bench report results_dir=A,B                one HTML page: claims judged, figures, tables, what is missing
   msrnn-bench list                                  models, datasets, policies, tasks, experiments to choose from
   msrnn-bench convert FOLDER OUT                    pickled weights (pytorch_model*.bin) to safetensors, all or nothing
   msrnn-bench lm-eval run --model msrnn ...         lm-eval's own command line, which knows bounded models as `msrnn`
@@ -150,6 +152,18 @@ def _plot(args: list[str]) -> int:
     return plotting.main(_options("plot", args))
 
 
+def _report(args: list[str]) -> int:
+    from msrnn_bench.cli import reporting
+
+    return reporting.main(_options("report", args))
+
+
+def _claims(args: list[str]) -> int:
+    from msrnn_bench.cli import claims
+
+    return claims.main(_options("claims", args))
+
+
 def _list(args: list[str]) -> int:
     from msrnn_bench.cli import listing
 
@@ -183,10 +197,13 @@ def _lm_eval(args: list[str]) -> int:
 
 def _options(command: str, args: list[str]) -> argparse.Namespace:
     """key=value settings of the commands that need no Hydra."""
-    known = {"results_dir": "results", "figure": None, "out": None, "paper": None, "note": None, "metric": None,
-             "local": None, "window": None, "difference": None, "start": None, "layer": None, "cache": None,
-             "lines": None, "scheme": None}  # fmt: skip
-    allowed = {"collect": ["results_dir"], "plot": list(known)}[command]
+    known = {
+        "results_dir": "results", "figure": None, "out": None, "paper": None, "published": None, "note": None, "metric": None,
+        "local": None, "window": None, "difference": None, "start": None, "layer": None, "cache": None, "lines": None,
+        "scheme": None,
+    }  # fmt: skip
+    both = ["results_dir", "out"]
+    allowed = {"collect": ["results_dir"], "claims": both, "report": both, "plot": list(known)}[command]
     chosen = {key: known[key] for key in allowed}
     for arg in args:
         key, equals, value = arg.partition("=")
@@ -197,7 +214,8 @@ def _options(command: str, args: list[str]) -> argparse.Namespace:
 
 
 COMMANDS = {
-    "run": _run, "sweep": _sweep, "collect": _collect, "plot": _plot, "list": _list, "doctor": _doctor,
+    "run": _run, "sweep": _sweep, "collect": _collect, "plot": _plot, "claims": _claims, "report": _report, "list": _list,
+    "doctor": _doctor,
     "convert": _convert, "lm-eval": _lm_eval,
 }  # fmt: skip
 

@@ -12,20 +12,11 @@ import pandas as pd
 
 from msrnn_bench import figures
 from msrnn_bench.errors import UsageError
+from msrnn_bench.figures import _published
 from msrnn_bench.results.files import write_atomically
 from msrnn_bench.results.summary import SUMMARY_TYPES, TIDY_TYPES, collect
 
-# What a reader must know of a model wherever its numbers are shown.
-NOTES = {"smollm2": "smollm2 is SmolLM2-135M-Instruct: instruction-tuned, quantised to 4 bits (Q4_1)."}
-
-
-# What is drawn of a task's results where no figure is asked for; of others' what their metrics are.
-SUITED = {
-    "perplexity": ["perplexity"], "stories": ["stories"], "retrieval": ["score", "depth"],
-    "retention": ["retention_map", "first_tokens", "token_classes", "perplexity"],
-    "extrapolation": ["extrapolation"], "efficiency": ["efficiency"],
-    "equivalence": [],  # the theorem is a table: see summary.csv
-}  # fmt: skip
+PUBLISHED = "The paper's own numbers (arXiv 2401.06104v2), which come without intervals."
 # of single figures, each of which refuses those of others
 OPTIONS = ("local", "window", "difference", "start", "layer", "cache", "lines", "scheme")
 
@@ -38,7 +29,12 @@ def main(options: Namespace) -> int:
     for option in OPTIONS:
         if getattr(options, option) is not None and options.figure is None:
             raise UsageError(f"{option}={getattr(options, option)} is an option of one figure: say which, figure=NAME")
-    names = [options.figure] if options.figure else _suited(_tables(folder, "summary"), options.metric)
+    if options.published not in (None, "true", "false", "only"):
+        raise UsageError(f"published={options.published} must be true (the paper's numbers beside yours), only, or false")
+    if options.published == "only":
+        names = [options.figure or "perplexity"]
+    else:
+        names = [options.figure] if options.figure else figures.suited(_tables(folder, "summary"), options.metric)
     if options.out and len(names) > 1:
         raise UsageError(
             f"out={options.out} names one file for {len(names)} figures: choose one, figure={names[0]} or {names[1]}"
@@ -46,25 +42,19 @@ def main(options: Namespace) -> int:
     if not names:
         raise UsageError(f"no figure suits these tasks: read {folder / 'summary.csv'}, or choose one with figure=NAME")
     for name in names:
-        stem = Path(options.out).expanduser() if options.out else folder / name
+        own = folder / (f"published_{name}" if options.published == "only" else name)
+        stem = Path(options.out).expanduser() if options.out else own
         _draw(name, folder, stem.with_suffix("") if stem.suffix in (".png", ".pdf", ".svg") else stem, options)
     return 0
 
 
-def _suited(summary: pd.DataFrame, metric: str | None) -> list[str]:
-    if metric is not None:
-        return ["perplexity" if metric.startswith("nll") else "score"]
-    names: list[str] = []
-    for task, lines in summary.groupby("task"):
-        losses = lines["metric"].dropna().str.startswith("nll")
-        kinds = [name for name, there in (("score", not losses.all()), ("perplexity", losses.any())) if there]
-        names += SUITED.get(str(task), kinds or ["score"])
-    return list(dict.fromkeys(names))
-
-
 def _draw(name: str, folder: Path, stem: Path, options: Namespace) -> None:
-    table = _tables(folder, figures.table_of(name))
-    settings: dict[str, Any] = {"note": options.note or _note(table)}
+    if options.published == "only":
+        table = _published.rows() if figures.table_of(name) == "tidy" else _published.tables()[1]
+        settings: dict[str, Any] = {"note": options.note or PUBLISHED}
+    else:
+        table = _tables(folder, figures.table_of(name))
+        settings = {"note": options.note or figures.note(table), "published": options.published == "true"}
     if options.metric:
         settings["metric"] = options.metric
     if options.paper:
@@ -110,7 +100,3 @@ def _table(path: Path) -> pd.DataFrame:
         return pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {path} ({' '.join(str(error).split())}): give a CSV file") from error
-
-
-def _note(table: pd.DataFrame) -> str | None:
-    return " ".join(NOTES[name] for name in sorted(set(table["model"]) & set(NOTES))) or None

@@ -1,7 +1,8 @@
 """The figures, found by discovery: one file each, named after the figure, with `plot(table, **options) -> Figure`.
 
 A figure is a function of the summary table, or of all rows where its module says `TABLE = "tidy"`, and of what `ARRAYS` names of
-each cell's arrays. May import results and errors. None loads a model, reads a results folder or imports torch.
+each cell's arrays; `TASKS` in its module names the tasks it is drawn of unasked. May import results and errors. None loads a
+model, reads a results folder or imports torch.
 """
 
 import importlib
@@ -25,6 +26,16 @@ _METADATA: dict[str, dict[str, None]] = {
     "svg": {"Creator": None, "Date": None},
 }
 
+# What is drawn of a task's results where no figure is asked for; of others' what their metrics are, and what names the task.
+SUITED = {
+    "perplexity": ["perplexity"], "stories": ["stories"], "retrieval": ["score", "depth"],
+    "retention": ["retention_map", "first_tokens", "token_classes", "perplexity"],
+    "extrapolation": ["extrapolation"], "efficiency": ["efficiency"],
+    "equivalence": [],  # the theorem is a table: see summary.csv
+}  # fmt: skip
+# What a reader must know of a model wherever its numbers are shown.
+NOTES = {"smollm2": "smollm2 is SmolLM2-135M-Instruct: instruction-tuned, quantised to 4 bits (Q4_1)."}
+
 
 def names() -> list[str]:
     """Every module here is a figure, but `style` and those that begin with an underscore."""
@@ -32,12 +43,20 @@ def names() -> list[str]:
     return sorted(name for name in modules if name != "style" and not name.startswith("_"))
 
 
-def draw(name: str, table: "pd.DataFrame", **options: Any) -> "Figure":
-    """The figure of that name from a summary table."""
+def draw(name: str, table: "pd.DataFrame", *, published: bool = False, **options: Any) -> "Figure":
+    """The figure of that name from its table; `published`: with the paper's numbers, which is `paper=` with all it prints."""
     if name not in names():
         raise UsageError(f"no figure {name!r}: choose from {', '.join(names())}")
     plot = importlib.import_module(f"{__name__}.{name}").plot
     known = list(inspect.signature(plot).parameters)[1:]
+    if published and "published" in known:
+        options["published"] = True
+    elif published:
+        from msrnn_bench.figures import _published
+
+        if "paper" not in known:
+            raise UsageError(f"figure {name} has no axes of the paper's numbers: leave published=true out")
+        options.setdefault("paper", _published.read())
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise UsageError(f"figure {name} has no option {', '.join(unknown)}: choose from {', '.join(known)}")
@@ -58,6 +77,25 @@ def data(name: str, table: "pd.DataFrame") -> "pd.DataFrame | None":
 def arrays_of(name: str) -> str | None:
     """Which of each cell's arrays the figure takes as `arrays`, by cell; None where it takes none."""
     return getattr(importlib.import_module(f"{__name__}.{name}"), "ARRAYS", None)
+
+
+def suited(summary: "pd.DataFrame", metric: str | None = None) -> list[str]:
+    """The figures that show what a summary holds, or one of its metrics."""
+    if metric is not None:
+        return ["perplexity" if metric.startswith("nll") else "score"]
+    claimed = {name: getattr(importlib.import_module(f"{__name__}.{name}"), "TASKS", ()) for name in names()}
+    found: list[str] = []
+    for task, lines in summary.groupby("task"):
+        losses = lines["metric"].dropna().str.startswith("nll")
+        kinds = [name for name, there in (("score", not losses.all()), ("perplexity", losses.any())) if there]
+        own = [name for name, tasks in claimed.items() if task in tasks]
+        found += [*SUITED.get(str(task), own or kinds or ["score"]), *own]
+    return list(dict.fromkeys(found))
+
+
+def note(table: "pd.DataFrame") -> str | None:
+    """What must be said of the models whose numbers a table holds."""
+    return " ".join(NOTES[name] for name in sorted(set(table["model"]) & set(NOTES))) or None
 
 
 def save(figure: "Figure", stem: Path) -> list[Path]:

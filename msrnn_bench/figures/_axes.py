@@ -181,6 +181,13 @@ def by_method(panels: list[Panel], paired: bool) -> str:
     return f" ({' and '.join(methods)})" if methods else ""
 
 
+def unpublished(paper: pd.DataFrame | None, overlays: list[dict[str, pd.DataFrame]], what: str) -> list[str]:
+    """What a reader who asked for the paper's numbers must know where a figure has none."""
+    if paper is None or any(overlays):
+        return []
+    return [f"The paper prints no {what} of {'this model and text' if len(overlays) == 1 else 'these models and texts'}."]
+
+
 def failures(failed: int) -> list[str]:
     if not failed:
         return []

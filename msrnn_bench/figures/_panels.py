@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from msrnn_bench.errors import UsageError
+from msrnn_bench.figures._published import own_name
 
 _NUMBERS = ["cache", "value", "low", "high", "topline", "difference", "difference_low", "difference_high", "count"]
 SHARED = ("task", "model", "dataset", "weights", "context", "bos", "dtype", "positions", "seed", "template", "variant")
@@ -165,18 +166,18 @@ def _first(group: pd.DataFrame, name: str) -> Any:
     return None if pd.isna(value) else value
 
 
-def published(paper: pd.DataFrame | None, panel: Panel) -> dict[str, pd.DataFrame]:
-    """The paper's perplexities of this panel's model, dataset and policies, by policy; empty where it has none."""
+def published(paper: pd.DataFrame | None, panel: Panel, metric: str = "perplexity") -> dict[str, pd.DataFrame]:
+    """The paper's numbers of this panel's model, dataset and policies, by policy; empty where it has none."""
     if paper is None:
         return {}
     model = _letters(str(panel.settings["model"]).rsplit("/", 1)[-1])
     dataset = _letters(str(panel.settings["dataset"]))
-    same_model = paper["model"].map(lambda name: model.startswith(_letters(str(name))))
+    same_model = paper["model"].map(lambda name: model in (_letters(str(name)), _letters(str(name)) + "hf"))
     same_text = paper["experiment"].map(lambda name: _letters(str(name)).startswith(dataset))
-    rows = paper[(paper["metric"] == "perplexity") & same_model & same_text]
+    rows = paper[(paper["metric"] == metric) & same_model & same_text]
     points = pd.DataFrame(
         {
-            "policy": [_policy(str(name)) for name in rows["policy"]],
+            "policy": [own_name(str(name)) for name in rows["policy"]],
             "cache": pd.to_numeric(rows["state_size"], errors="coerce"),
             "value": pd.to_numeric(rows["value"], errors="coerce"),
         }
@@ -187,9 +188,3 @@ def published(paper: pd.DataFrame | None, panel: Panel) -> dict[str, pd.DataFram
 
 def _letters(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _policy(name: str) -> str:
-    """The paper's name to ours: its TOVA-layer+4 is tova4, its H2O-head is h2o."""
-    plain = name.lower().replace("+", "").replace("tova-layer", "tova").replace("h2o-head", "h2o")
-    return plain.replace("-", "_")

@@ -47,7 +47,7 @@ def plot(
     order = _scale.order(panels)
     looks = style.looks([*order, "full"])
     thick = {emphasise} if isinstance(emphasise, str) else set(emphasise)
-    text = _caption(panels, bool(marked), note) if caption else []
+    text = _caption(panels, bool(marked), _axes.unpublished(paper, published, "perplexity"), note) if caption else []
     with style.context():
         handles = _axes.handles(panels, order, looks, thick, any(published))
         columns = _axes.columns(len(panels))
@@ -98,10 +98,10 @@ def short(value: float) -> str:
     return f"{value / 1000:.0f}k" if value >= 9_999.5 else f"{value:.0f}" if value >= 99.95 else f"{value:.1f}"
 
 
-def _caption(panels: list[Panel], marked: bool, note: str | None) -> list[str]:
+def _caption(panels: list[Panel], marked: bool, more: list[str], note: str | None) -> list[str]:
     """What the reader must know and the axes do not say."""
     chunks = all(panel.settings["task"] == "perplexity" for panel in panels)
     sentences = [*_axes.measured(panels, "per chunk" if chunks else "of context"), *_axes.bands(panels, "perplexity")]
     if marked:
         sentences.append("▲: beyond the axis, with its value.")
-    return _axes.wrapped([*sentences, *_axes.failures(sum(panel.failed for panel in panels))], note)
+    return _axes.wrapped([*sentences, *more, *_axes.failures(sum(panel.failed for panel in panels))], note)

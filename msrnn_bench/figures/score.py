@@ -33,24 +33,29 @@ def plot(
     caption: bool = True,
     emphasise: str | Sequence[str] = "tova",
     metric: str | None = None,
+    paper: pd.DataFrame | None = None,
 ) -> Figure:
     """Draw a summary table.
 
+    paper: the paper's numbers, dotted as in the perplexity figure (it prints none of its curves of scores, a file of yours may);
     metric: which of its metrics; by default the first that is there of rouge, f1, accuracy and the like. note, caption and
     emphasise are those of the perplexity figure."""
     metric = _metric(table, metric)
     panels = sorted(_panels.read(_in_both_prefills(table), metric, _SHARED), key=_place)
+    published = [_panels.published(paper, panel, metric) for panel in panels]
     limits = _scale.score_limits(panels, _WHOLE.get(metric))
     order = _scale.order(panels, operator.sub)
     looks = style.looks([*order, "full"])
     thick = {emphasise} if isinstance(emphasise, str) else set(emphasise)
-    text = _caption(panels, table, note) if caption else []
+    text = _caption(panels, table, _axes.unpublished(paper, published, "scores"), note) if caption else []
     with style.context():
-        handles = _axes.handles(panels, order, looks, thick, paper=False)
+        handles = _axes.handles(panels, order, looks, thick, any(published))
         columns = _axes.columns(len(panels))
         figure, axes, width = _axes.canvas(len(panels), columns, len(handles), len(text))
         for index, (panel, ax) in enumerate(zip(panels, axes, strict=True)):
             _axes.draw(ax, panel, looks, thick)
+            for name, points in published[index].items():
+                ax.plot(points["cache"], points["value"], ":", color=looks[name].color, linewidth=1.0, label="_paper")
             _axes.frame(ax, panel, limits[index], 0, width)
             leftmost = index % columns == 0
             ax.set_ylabel(_METRICS.get(metric, metric) if leftmost else "")
@@ -94,7 +99,7 @@ def _place(panel: Panel) -> tuple[Any, ...]:
     return *texts, panel.settings["prefill"] != "stepwise", str(panel.settings["subtask"]), panel.settings["length"] or 0
 
 
-def _caption(panels: list[Panel], table: pd.DataFrame, note: str | None) -> list[str]:
+def _caption(panels: list[Panel], table: pd.DataFrame, more: list[str], note: str | None) -> list[str]:
     """What the reader must know and the axes do not say."""
     sentences = _axes.measured(panels, "of context")
     for name, what in (("prefill", "prefill"), ("template", "prompt")):
@@ -105,4 +110,4 @@ def _caption(panels: list[Panel], table: pd.DataFrame, note: str | None) -> list
     drawn = {tuple(str(panel.settings[name]) for name in where) for panel in panels}
     lost = table[table["value"].isna() & (table["status"] != "ok")]
     failed = sum(tuple(str(line[name]) for name in where) in drawn for _, line in lost.iterrows())
-    return _axes.wrapped([*sentences, *_axes.bands(panels, "score"), *_axes.failures(failed)], note)
+    return _axes.wrapped([*sentences, *_axes.bands(panels, "score"), *more, *_axes.failures(failed)], note)

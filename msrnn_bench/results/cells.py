@@ -215,16 +215,16 @@ class Cells(NamedTuple):
     failures: list[dict[str, Any]]
 
 
-def read_cells(results_dir: Path) -> Cells:
+def read_cells(results_dir: Path, *others: Path) -> Cells:
     """All cells, in an order that depends on nothing but what they hold. Unfinished ones are left to the next run.
 
-    The rows have one column more than a cell's file, `variant`; see variants.py."""
+    Rows have a column more than in a cell's file, `variant` (variants.py). Of a cell in several folders the first's count."""
     from msrnn_bench.results.variants import TELLING, tell_apart, warn_of_versions
 
     paths, failures = [], []
     manifests: dict[str, dict[str, Any]] = {}
-    for path in sorted((results_dir / "cells").glob("[!.]*.json")):
-        manifest = _read_manifest(path)
+    for path in [p for folder in (results_dir, *others) for p in sorted((folder / "cells").glob("[!.]*.json"))]:
+        manifest = None if path.stem in manifests else _read_manifest(path)
         if manifest is None:
             continue
         rows = path.with_suffix(".csv")
@@ -239,6 +239,7 @@ def read_cells(results_dir: Path) -> Cells:
     warn_of_versions(manifests)
     frame = tell_apart(frame, manifests)
     order = [*SETTINGS[1:], "variant", "cell"]  # the rows of a cell keep the order in which they were measured
+    failures = [failure for failure in failures if failure["cell"] not in manifests]
     return Cells(frame.sort_values(order, kind="stable", ignore_index=True), failures)
 
 

@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 CONFIDENCE = 0.95
+# Two one-sided tests at 95% each reject together where the whole 90% interval lies inside the bounds (Schuirmann 1987).
+EQUIVALENCE = 0.90
 Array = NDArray[np.float64]
 
 # Metrics that are made of others': the geometric mean of the means, as SCROLLS and ZeroSCROLLS define ROUGE's.
@@ -80,21 +82,49 @@ def difference(metric: str, ours: Array, theirs: Array) -> Interval | None:
     return Interval(*_jackknife(both, lambda s: value(metric, s[..., :half]) - value(metric, s[..., half:])), "jackknife-t")
 
 
-def _jackknife(sums: Array, estimate: Callable[[Array], Array]) -> tuple[float, float]:
+def excess(ours: Array, theirs: Array, confidence: float = CONFIDENCE) -> Interval | None:
+    """Of the perplexity over `ours` as a multiple of that over `theirs`, less one: exp(difference of the mean losses) - 1.
+    [n, 2] each, the same documents in the same order. Made on the log scale, where losses add up."""
+    both = np.concatenate([ours, theirs], axis=-1)
+    made = of(lambda s: s[..., 0] / s[..., 1] - s[..., 2] / s[..., 3], both, confidence)
+    return made and Interval(float(np.expm1(made.low)), float(np.expm1(made.high)), made.method)
+
+
+def of(estimate: Callable[[Array], Array], sums: Array, confidence: float = CONFIDENCE) -> Interval | None:
+    """Of any smooth function of the sums over all documents, [..., 2 m] -> [...]. None where it cannot be told: of one
+    document, or where one document alone holds what the function needs."""
+    if len(sums) < 2:
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if not np.isfinite(estimate(sums.sum(0) - sums)).all():
+            return None
+        low, high = _jackknife(sums, estimate, confidence)
+    return Interval(low, high, "jackknife-t") if np.isfinite([low, high]).all() else None
+
+
+def share(hits: Array, confidence: float = CONFIDENCE) -> Interval | None:
+    """Jeffreys' interval of a share from its (total, count) by document [n, 2]; n documents count as n trials."""
+    if len(hits) < 2:
+        return None
+    total, count = hits.sum(0)
+    return Interval(*_jeffreys(float(total / count), len(hits), confidence), "Jeffreys")
+
+
+def _jackknife(sums: Array, estimate: Callable[[Array], Array], confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Estimate -+ t * standard error, the error from leaving out one document at a time (Efron and Tibshirani 1993, 11.2)."""
     n, total = len(sums), sums.sum(0)
     left = estimate(total - sums)
     error = np.sqrt((n - 1) / n * np.square(left - left.mean()).sum())
     weights = sums[:, 1::2] / total[1::2]
     effective = 1 / np.square(weights).sum(0).max()
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, max(effective - 1, 1e-3)) * error) if error > 0 else 0.0
+    half = float(stats.t.ppf((1 + confidence) / 2, max(effective - 1, 1e-3)) * error) if error > 0 else 0.0
     centre = float(estimate(total))
     return centre - half, centre + half
 
 
-def _jeffreys(share: float, n: int) -> tuple[float, float]:
+def _jeffreys(share: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Equal-tailed, from the posterior under Jeffreys' prior (Brown, Cai and DasGupta 2001), its ends 0 and 1 where all agree."""
-    low, high = stats.beta.interval(CONFIDENCE, share * n + 0.5, n - share * n + 0.5)
+    low, high = stats.beta.interval(confidence, share * n + 0.5, n - share * n + 0.5)
     return 0.0 if share <= 0 else float(low), 1.0 if share >= 1 else float(high)
 
 

@@ -26,7 +26,7 @@ def _panel(lines: pd.DataFrame) -> str:
     sized = lines[lines["cache"].notna()]
     if sized.empty:
         return head
-    table = sized.assign(policy=_labels(sized)).pivot(index="policy", columns="cache", values="value")
+    table = sized.assign(policy=labels(sized)).pivot(index="policy", columns="cache", values="value")
     table = table.sort_values(table.columns[len(table.columns) // 2])
     rows = [["policy", *(str(size) for size in table.columns)], ["---"] * (len(table.columns) + 1)]
     rows += [
@@ -35,7 +35,7 @@ def _panel(lines: pd.DataFrame) -> str:
     return "\n".join([head, "", *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-def _labels(lines: pd.DataFrame) -> pd.Series:
+def labels(lines: pd.DataFrame) -> pd.Series:
     """The policy of each line, and what tells it from another of its name at the same size, the cell's id if nothing else."""
     labels = lines["policy"].astype("str")
     for column in [*_TELLING, "cell"]:

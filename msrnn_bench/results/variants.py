@@ -106,13 +106,17 @@ def _policies(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _tasks(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """How else it was asked, and under which numerics."""
-    found = {}
+    """How else it was asked, and under which numerics. What is timed always says on which device, for its numbers are the
+    machine's, and two machines of one name are told apart."""
+    found, devices = {}, {}
     for cell, manifest in manifests.items():
         settings = manifest["settings"]
         task = {key: value for key, value in settings["task"].items() if key not in NO_VARIANT}
         found[cell] = {**task, "numerics": settings.get("numerics")}
-    return _differences(found)
+        if "machine" in task:
+            devices[cell] = f"on {task['machine']['device']}"
+    labels = _differences(found)
+    return {cell: ", ".join(filter(None, [devices.get(cell), labels.get(cell)])) for cell in {**devices, **labels}}
 
 
 def _differences(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
