@@ -25,8 +25,20 @@ class Progress(Protocol):
     def advance(self, tokens: int) -> None: ...
 
 
+@dataclass(frozen=True)
+class Work:
+    """How much a cell is, told before anything is loaded. tokens: read and written, each prompt whole; how: `at most`, or
+    how they were guessed; rows: of a batch, each with states of its own; logits: tokens of a forward pass that have them."""
+
+    tokens: int
+    how: str = "at most"
+    rows: int = 1
+    logits: int = 1
+
+
 class Task(Protocol):
-    """One kind of measurement: a job becomes rows. `template` is the row column of that name."""
+    """One kind of measurement: a job becomes rows. `template` is the row column of that name. A task may also have
+    `work(job) -> Work | None`, for a dry run."""
 
     name: str
     template: str | None
