@@ -17,6 +17,7 @@ msrnn-bench: transformers as bounded multi-state RNNs (arXiv 2401.06104), measur
   msrnn-bench sweep experiment=laptop/fig3          an experiment's own grid; run it again to go on where it stopped
   msrnn-bench collect                               tables from the finished cells: tidy.csv, summary.csv, on the screen
   msrnn-bench plot                                  the figures from them (figure=NAME for one)
+  msrnn-bench paper scale=laptop                    every figure and table of the paper, then the report (scale=paper: a GPU)
   msrnn-bench list                                  models, datasets, policies, tasks, experiments to choose from
   msrnn-bench convert FOLDER OUT                    pickled weights (pytorch_model*.bin) to safetensors, all or nothing
   msrnn-bench lm-eval run --model msrnn ...         lm-eval's own command line, which knows bounded models as `msrnn`
@@ -24,6 +25,7 @@ msrnn-bench: transformers as bounded multi-state RNNs (arXiv 2401.06104), measur
 
 Settings are key=value (Hydra): cache is the state size; model, dataset, policy, task, experiment choose a file of
 conf/; documents, tokens, context, dtype, device, seed, engine, prefill, results_dir, force are single values.
+dry_run=true says what a run or sweep would measure and take, and does nothing.
 `msrnn-bench run --cfg job` prints the whole configuration. --debug shows tracebacks.
 """
 
@@ -150,6 +152,12 @@ def _plot(args: list[str]) -> int:
     return plotting.main(_options("plot", args))
 
 
+def _paper(args: list[str]) -> int:
+    from msrnn_bench.cli import paper
+
+    return paper.main(_options("paper", args))
+
+
 def _list(args: list[str]) -> int:
     from msrnn_bench.cli import listing
 
@@ -183,8 +191,14 @@ def _lm_eval(args: list[str]) -> int:
 
 def _options(command: str, args: list[str]) -> argparse.Namespace:
     """key=value settings of the commands that need no Hydra."""
-    known = {"results_dir": "results", "figure": None, "out": None, "paper": None, "note": None, "metric": None}
-    allowed = {"collect": ["results_dir"], "plot": list(known)}[command]
+    known: dict[str, str | None] = {
+        "results_dir": "results", "figure": None, "out": None, "paper": None, "note": None, "metric": None, "scale": "laptop",
+        "workers": "2", "novels": None, "squality": None, "qasper": None, "dry_run": "false",
+    }  # fmt: skip
+    allowed = {
+        "collect": ["results_dir"], "plot": ["results_dir", "figure", "out", "paper", "note", "metric"],
+        "paper": ["scale", "results_dir", "workers", "novels", "squality", "qasper", "dry_run"],
+    }[command]  # fmt: skip
     chosen = {key: known[key] for key in allowed}
     for arg in args:
         key, equals, value = arg.partition("=")
@@ -195,7 +209,7 @@ def _options(command: str, args: list[str]) -> argparse.Namespace:
 
 
 COMMANDS = {
-    "run": _run, "sweep": _sweep, "collect": _collect, "plot": _plot, "list": _list, "doctor": _doctor,
+    "run": _run, "sweep": _sweep, "collect": _collect, "plot": _plot, "paper": _paper, "list": _list, "doctor": _doctor,
     "convert": _convert, "lm-eval": _lm_eval,
 }  # fmt: skip
 

@@ -24,17 +24,22 @@ CONTEXT = 4096  # the paper's, where a model's positions are not known here
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell that is not going to be measured now. `point`: the overrides that make it; `work`: None where it cannot be
+    """A cell that is not going to be measured now. `point`: the overrides that make it; `manifest`: the
+    finished cell's, None where it is to do; `work`: None where it cannot be
     told; `facts`: the model's; `absent`: what a run would fetch to know its id, which then was matched by its configuration."""
 
     point: tuple[str, ...]
     name: str
     job: Job
     folder: Path
-    finished: bool
+    manifest: Path | None
     work: Work | None
     facts: Any
     absent: str | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.manifest is not None
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,8 @@ def _cell(config: DictConfig, point: list[str], shared: dict[Any, Any]) -> tuple
         return _by_configuration(config, point, shared, str(error))
     work = _work(prepared.task, prepared.job)
     facts, folder = _facts(prepared.job.model, shared), prepared.cell.results_dir
-    return str(prepared.cell.csv), Planned(tuple(point), prepared.task.name, prepared.job, folder, prepared.done, work, facts)
+    manifest = prepared.cell.manifest if prepared.done else None
+    return str(prepared.cell.csv), Planned(tuple(point), prepared.task.name, prepared.job, folder, manifest, work, facts)
 
 
 def _by_configuration(config: DictConfig, point: list[str], shared: dict[Any, Any], absent: str) -> tuple[str, Planned]:
@@ -95,8 +101,8 @@ def _by_configuration(config: DictConfig, point: list[str], shared: dict[Any, An
     known = ("recorded", folder)
     if known not in shared:
         shared[known] = _recorded(folder)
-    done = not config.force and key in shared[known]
-    return f"{folder} {key}", Planned(tuple(point), task.name, job, folder, done, _work(task, job), facts, absent)
+    manifest = None if config.force else shared[known].get(key)
+    return f"{folder} {key}", Planned(tuple(point), task.name, job, folder, manifest, _work(task, job), facts, absent)
 
 
 def _facts(model: Any, shared: dict[Any, Any]) -> Any:
@@ -107,13 +113,13 @@ def _facts(model: Any, shared: dict[Any, Any]) -> Any:
     return shared[key]
 
 
-def _recorded(folder: Path) -> set[str]:
-    """The configurations of the finished cells of a folder."""
-    found = set()
+def _recorded(folder: Path) -> dict[str, Path]:
+    """The configurations of the finished cells of a folder, and their manifests."""
+    found = {}
     for manifest in sorted((folder / "cells").glob("[!.]*.json")):
         if finished(Cell(folder, "", "", manifest.stem)):
             config = json.loads(manifest.read_text(encoding="utf-8")).get("config", {})
-            found.add(json.dumps(_science(config), sort_keys=True, default=str))
+            found[json.dumps(_science(config), sort_keys=True, default=str)] = manifest
     return found
 
 
