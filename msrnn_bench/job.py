@@ -27,7 +27,7 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Work:
-    """How much a cell is, told before anything is loaded. tokens: read and written, each prompt whole; how: `at most`, or
+    """How much a cell is: what a task's `work(job)` tells a dry run, if it has one (None: not to be told). tokens: read and written, each prompt whole; how: `at most`, or
     how they were guessed; rows: of a batch, each with states of its own; logits: tokens of a forward pass that have them."""
 
     tokens: int
@@ -37,8 +37,7 @@ class Work:
 
 
 class Task(Protocol):
-    """One kind of measurement: a job becomes rows. `template` is the row column of that name. A task may also have
-    `work(job) -> Work | None`, for a dry run."""
+    """One kind of measurement: a job becomes rows. `template` is the row column of that name."""
 
     name: str
     template: str | None

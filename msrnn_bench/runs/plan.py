@@ -90,6 +90,8 @@ def _by_configuration(config: DictConfig, point: list[str], shared: dict[Any, An
     facts = _facts(model, shared)
     folder = Path(config.results_dir).expanduser()
     context = config.context or min(CONTEXT, facts.positions or CONTEXT)
+    if hasattr(task, "context"):  # one that cuts no chunks
+        context = task.context(config.context, config.tokens)
     columns = {"model": model.name, "dataset": dataset.name, "policy": policy.name}
     job = Job(
         columns=columns, policy=policy, model=model, dataset=dataset, cache=None if policy.name == "full" else config.cache,
