@@ -27,8 +27,10 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Work:
-    """How much a cell is: what a task's `work(job)` tells a dry run, if it has one (None: not to be told). tokens: read and written, each prompt whole; how: `at most`, or
-    how they were guessed; rows: of a batch, each with states of its own; logits: tokens of a forward pass that have them."""
+    """How much a cell is: what a task's `work(job)` tells a dry run, if it has one (None: not to be told).
+
+    tokens: read and written, each prompt whole; how: `at most`, or how they were guessed; rows: of a batch, each with states
+    of its own; logits: tokens of a forward pass that have them."""
 
     tokens: int
     how: str = "at most"
