@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from msrnn_bench.errors import NotHereError, UsageError
+from msrnn_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from msrnn_bench.datasets.texts import Dataset
 
 # How a text's end is read may depend on what follows it, so ids this near to the end of a cut text are not used.
 MARGIN = 256
-CHARACTERS = 4  # of a token, about: where nothing but tokenising a whole text would tell
 
 
 @dataclass(frozen=True)
@@ -110,23 +109,3 @@ def _packed(
         Chunk(f"pack#{index:04d}", 0, stream[index * context : (index + 1) * context], bool(bos))
         for index in islice(range(count), documents)
     ], len(stream)
-
-
-def size(dataset: "Dataset", *, context: int, documents: int | None, tokens: int | None) -> tuple[int, str] | None:
-    """How many tokens `chunks` would hold, and how that was found, without a tokenizer: `at most` where `tokens` (packed:
-    `documents`) bounds it, else `about`, by the characters. None where the text is not here and nothing is noted of it."""
-    try:
-        lengths = [len(document.text) for document in dataset.documents(documents)]
-    except NotHereError:
-        facts = getattr(dataset, "facts", None) or {}
-        if not facts and (documents is None or tokens is None):
-            return None
-        count = int(facts.get("documents") or documents or 1)
-        lengths = [int(facts.get("characters", 0)) // count] * min(count, documents or count)
-    about = [length // CHARACTERS if tokens is None else tokens for length in lengths]
-    if dataset.pack:
-        whole = documents if documents is not None else sum(about) // context
-    else:
-        whole = sum(one // context for one in about)
-    bound = documents if dataset.pack else tokens
-    return whole * context, f"about, at {CHARACTERS} characters a token" if bound is None else "at most"

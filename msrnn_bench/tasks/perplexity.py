@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msrnn_bench.datasets.chunks import Chunk, chunks, size
+from msrnn_bench.datasets.amount import amount
+from msrnn_bench.datasets.chunks import Chunk, chunks
 from msrnn_bench.errors import Count, UsageError, check_fields
 from msrnn_bench.job import Job, Work, load
 from msrnn_bench.models.sources import Loaded
@@ -78,7 +79,7 @@ class Perplexity:
 
     def work(self, job: Job) -> Work | None:
         """Each token read once, or twice where the full model reads along; of the baseline, a batch of pieces at a time."""
-        found = size(job.dataset, context=job.context, documents=job.documents, tokens=job.tokens)
+        found = amount(job.dataset, context=job.context, documents=job.documents, tokens=job.tokens)
         if found is None:
             return None
         tokens, how = found

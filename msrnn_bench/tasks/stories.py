@@ -18,7 +18,8 @@ from typing import Annotated, Any, Literal
 import torch
 from annotated_types import Ge, Gt, Le
 
-from msrnn_bench.datasets.chunks import CHARACTERS, bos_ids
+from msrnn_bench.datasets.amount import CHARACTERS
+from msrnn_bench.datasets.chunks import bos_ids
 from msrnn_bench.errors import LARGEST, Count, Positive, UsageError, check_fields
 from msrnn_bench.job import Job, Work, load
 from msrnn_bench.models.sources import Loaded, LocalModel
