@@ -7,8 +7,8 @@ CHARACTERS = 4  # of a token, about: where nothing but tokenising a whole text w
 
 
 def amount(dataset: Dataset, *, context: int, documents: int | None, tokens: int | None) -> tuple[int, str] | None:
-    """How many tokens of a dataset chunks.py would cut, and how that was found, without a tokenizer: `at most` where `tokens` (packed:
-    `documents`) bounds it, else `about`, by the characters. None where the text is not here and nothing is noted of it."""
+    """How many tokens chunks.py would cut, and how that was found: `at most` where `tokens` (packed: `documents`) bounds it,
+    else `about`, by the characters. None where the text is not here and nothing is noted of it."""
     try:
         lengths = [len(document.text) for document in dataset.documents(documents)]
     except NotHereError:
