@@ -24,7 +24,7 @@ LAPTOP = [name for name in choices("experiment") if name.startswith("laptop/")]
 # What shrinks, by the names that Llama's, Mistral's and GPT-2's configurations have; all else stays: positions, theta, eps.
 SMALL = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 48, "vocab_size": 300}
 HEADS = 4
-QUICK = {"paper/fig3", "paper/fig4", "paper/fig5", "paper/table3"}
+QUICK = {"paper/table3"}  # the others take some seconds a model, and share its tasks' own tests
 
 
 def head(name: str) -> list[str]:
@@ -181,13 +181,14 @@ def test_every_experiment_of_the_paper_is_a_step():
 
 @pytest.mark.parametrize("scale", paper.SCALES)
 def test_steps_are_commands_of_their_own(scale, commands):
-    """Each composes as it is printed, and no key is swept twice."""
+    """Each composes as it is printed."""
     assert cli.main(["paper", f"scale={scale}", "dry_run=true", "novels=n", "squality=s", "qasper=q", "results_dir=r"]) == 0
     assert len(commands[0]) == len(paper.SCALES[scale])
     for command, *given in commands[0]:
         assert command == "sweep" and given[-1] == "dry_run=true"
-        for _, config in compose_grid(given, experiment_grid=True):
-            assert config.results_dir.startswith("r/") and config.dry_run
+        config = compose_one([override.partition(",")[0] for override in given])
+        assert config.results_dir.startswith("r/") and config.dry_run
+        assert len({override.partition("=")[0] for override in given}) == len(given)
 
 
 def test_at_k_as_large_as_the_context_one_policy_is_measured():
@@ -198,8 +199,9 @@ def test_at_k_as_large_as_the_context_one_policy_is_measured():
     assert len(sizes[4096]) == 1 and len(sizes[2048]) == 13 and sorted(sizes) == [64, 128, 256, 512, 1024, 2048, 4096]
 
 
-def test_what_has_no_path_is_not_measured_and_what_fails_is_named(commands, capsys):
+def test_what_has_no_path_is_not_measured_and_what_fails_is_named(commands, capsys, monkeypatch):
     noted, codes = commands
+    monkeypatch.setattr(paper, "spent", lambda *_: iter(()))  # has a test of its own
     codes["experiment=laptop/needles"] = 1
     Path("r/pysource/cells").mkdir(parents=True)
     Path("r/pysource/cells/a.json").write_text("{}")
@@ -219,7 +221,9 @@ def test_seconds_are_summed_from_the_manifests(monkeypatch):
     """Of the committed results, each cell once however many steps have it."""
     options = SimpleNamespace(results_dir=str(ROOT / "results"), workers="1", dry_run="false")
     step = paper.Step("laptop/fig3", ("policy=full,tova", "cache=64,128"))
-    *_, first, again, total = paper.spent([step, step], options)
+    odd = paper.Step("laptop/novels")  # without a path a run refuses it
+    *_, first, again, lost, total = paper.spent([step, step, odd], options)
+    assert lost.split()[:2] == ["?", "laptop/novels"] and "dataset.path" in lost
     manifests = [json.loads(path.read_text()) for path in (ROOT / "results/pysource/cells").glob("*.json")]
     ours = [m["seconds"] for m in manifests if (m["config"]["cache"] in (64, 128) and m["settings"]["policy"]["name"] == "tova")]
     ours += [m["seconds"] for m in manifests if m["settings"]["policy"]["name"] == "full"]

@@ -31,6 +31,8 @@ class Step:
 BELOW = "cache=64,128,256,512,1024,2048"  # with k = context nothing leaves: one policy shows it for all
 LAPTOP = (
     Step("laptop/equivalence"),
+    Step("laptop/equivalence_gpt2"),
+    Step("laptop/equivalence_twins"),
     Step("laptop/fig3", (BELOW,)),
     Step("laptop/fig3", ("policy=tova", "cache=4096")),
     Step("laptop/retention"),
@@ -112,13 +114,18 @@ def spent(steps: list[Step], options: Namespace) -> Iterator[str]:
     total = 0.0
     yield "\nseconds of one process, from the manifests:"
     for step in steps:
-        cells = plan(compose_grid(understood(sweep(step, options)[1:], ["sweep"], sweeps=True), experiment_grid=True))
+        name = " ".join([step.experiment, *step.overrides])
+        try:
+            cells = plan(compose_grid(understood(sweep(step, options)[1:], ["sweep"], sweeps=True), experiment_grid=True))
+        except UsageError as error:  # what a run refuses too, and has said
+            yield f"  {'?':>10}  {name} ({error})"
+            continue
         ours = {cell.manifest for cell in cells if cell.manifest is not None} - seen
         seconds = sum(json.loads(path.read_text(encoding="utf-8")).get("seconds") or 0 for path in ours)
         seen |= ours
         total += seconds
         more = f", {len(cells)} cells in all" if len(ours) < len(cells) else ""
-        yield f"  {seconds:10,.0f}  {' '.join([step.experiment, *step.overrides])} ({len(ours)} cells{more})"
+        yield f"  {seconds:10,.0f}  {name} ({len(ours)} cells{more})"
     yield f"  {total:10,.0f}  together, {total / 3600:.1f} hours (several processes at a time take less)"
 
 
