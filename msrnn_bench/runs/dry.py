@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from msrnn_bench.runs.plan import Planned, Rate, plan, rate
+from msrnn_bench.runs.plan import Planned, plan, rate
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 GROUPED = ("policy", "cache", "model", "dataset", "task", "experiment")  # overrides that a line's place already says
@@ -81,7 +81,7 @@ def _total(cells: list[Planned]) -> int | None:
 def _tokens(todo: list[Planned]) -> str:
     total = _total(todo)
     if total is None:
-        return "tokens: not known before the text is read" if todo[0].absent else "tokens: this task does not tell"
+        return "tokens: not known (the task does not tell, or its text is not here)"
     hows = sorted({cell.work.how for cell in todo if cell.work is not None})
     return f"tokens: {total:,} ({'; '.join(hows)})"
 
@@ -122,28 +122,26 @@ def _download(facts: Any) -> str:
 
 
 def _hours(todo: list[Planned], workers: int) -> str:
+    """Tokens by the rate of finished cells, or of older ones; where no tokens are told, cells by their seconds."""
     job, total = todo[0].job, _total(todo)
-    if total is None:
-        return "hours: no estimate, for the tokens are not known"
     found = rate(todo[0].folder, todo[0].name, job.model.name, job.dtype, job.context)
+    known = todo[0].facts.rates.get(todo[0].name) if todo[0].facts.rates_of.get("dtype") == job.dtype else None
+    if found is not None and total is not None and found.tokens:
+        per_second = found.tokens / found.seconds
+        what = f"{found.tokens:,} tokens in {found.seconds:,.0f} s of {found.cells} finished cells of the folder"
+        return f"hours: about {_time(total / per_second, workers)}, at {per_second:,.0f} tokens/s: {what}"
     if found is not None:
-        return f"hours: about {_time(total, found.per_second, workers)}, {_measured(found)}"
-    facts = todo[0].facts
-    known = facts.rates.get(todo[0].name)
-    if known and facts.rates_of.get("dtype") == job.dtype:
-        return f"hours: about {_time(total, known, workers)}, at {known:,.0f} tokens/s: {facts.rates_of['where']}"
+        each = found.seconds / found.cells
+        return f"hours: about {_time(len(todo) * each, workers)}, at {each:,.0f} s a cell, as {found.cells} finished ones here"
+    if known and total is not None:
+        return f"hours: about {_time(total / known, workers)}, at {known:,.0f} tokens/s: {todo[0].facts.rates_of['where']}"
     return "hours: no estimate, for no cell of this task, model, dtype and context has finished here"
 
 
-def _time(tokens: int, per_second: float, workers: int) -> str:
-    hours = tokens / per_second / 3600
+def _time(seconds: float, workers: int) -> str:
+    hours = seconds / 3600
     shared = f" (workers={workers}: {hours / workers:,.1f})" if workers > 1 else ""
     return f"{hours:,.1f} of one process{shared}"
-
-
-def _measured(found: Rate) -> str:
-    what = f"{found.tokens:,} tokens in {found.seconds:,.0f} s of {found.cells} finished cells of the folder"
-    return f"at {found.per_second:,.0f} tokens/s: {what}"
 
 
 def _notes(cells: list[Planned]) -> list[str]:

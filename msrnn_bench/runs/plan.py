@@ -44,15 +44,11 @@ class Planned:
 
 @dataclass(frozen=True)
 class Rate:
-    """Tokens of finished cells over their seconds, loading included, on one process."""
+    """Finished cells: their tokens (0 where their rows tell none) and their seconds, loading included, on one process."""
 
     tokens: int
     seconds: float
     cells: int
-
-    @property
-    def per_second(self) -> float:
-        return self.tokens / self.seconds
 
 
 class _Quiet:
@@ -150,14 +146,14 @@ def rate(folder: Path, task: str, model: str, dtype: str, context: int) -> Rate 
         return None
     rows = read_cells(folder).rows
     rows = rows[(rows["task"] == task) & (rows["model"] == model) & (rows["dtype"] == dtype) & (rows["context"] == context)]
-    rows = rows.dropna(subset=["seconds", "tokens_per_second"])
-    rows = rows.drop_duplicates(["cell", "document", "subtask", "length", "depth", "seconds"])  # buckets share a reading
-    tokens = (rows["seconds"] * rows["tokens_per_second"]).groupby(rows["cell"]).sum()
-    seconds = {cell: _seconds(folder / "cells" / f"{cell}.json") for cell in tokens.index}
-    timed = [cell for cell, spent in seconds.items() if spent]
+    seconds = {cell: _seconds(folder / "cells" / f"{cell}.json") for cell in rows["cell"].unique()}
+    timed = {cell: spent for cell, spent in seconds.items() if spent}
     if not timed:
         return None
-    return Rate(round(tokens[timed].sum()), sum(seconds[cell] for cell in timed), len(timed))
+    rows = rows[rows["cell"].isin(timed)].dropna(subset=["seconds", "tokens_per_second"])
+    rows = rows.drop_duplicates(["cell", "document", "subtask", "length", "depth", "seconds"])  # buckets share a reading
+    tokens = (rows["seconds"] * rows["tokens_per_second"]).sum()
+    return Rate(round(tokens), sum(timed.values()), len(timed))
 
 
 def _seconds(manifest: Path) -> float:
