@@ -1,6 +1,6 @@
 # The commands of the project. `make` or `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-range lint smoke sweep figures bench clean
+.PHONY: help setup demo test test-range lint smoke sweep paper-laptop paper figures bench clean
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -11,9 +11,12 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 STAMP := $(VENV)/.ready
 WEIGHTS ?= random
 WORKERS ?= 2
+RESULTS ?= results
+# Texts of your own for `make paper-laptop`: a folder of novels, SQuALITY's dev.jsonl, a file of QASPER.
+TEXTS = $(if $(NOVELS),'novels=$(NOVELS)') $(if $(SQUALITY),'squality=$(SQUALITY)') $(if $(QASPER),'qasper=$(QASPER)')
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## .venv with the package, its tools and the default model
 
@@ -57,6 +60,12 @@ smoke: setup ## CI's sweep: GPT-2-small's architecture, every policy x two sizes
 
 sweep: setup ## the full grid of the default model, resumable (WORKERS=2 processes)
 	$(RUN) sweep experiment=laptop/fig3 workers=$(WORKERS)
+
+paper-laptop: setup ## every figure and table of the paper with the default model, then the report (at most 6 hours; resumable; RESULTS=, NOVELS=, SQUALITY=, QASPER=)
+	$(RUN) paper scale=laptop 'results_dir=$(RESULTS)' workers=$(WORKERS) $(TEXTS)
+
+paper: setup ## the same with the paper's models (a GPU, the hub, weeks: msrnn-bench paper scale=paper dry_run=true first)
+	$(RUN) paper scale=paper 'results_dir=$(RESULTS)' workers=1
 
 figures: setup ## draw the figures of every results folder again
 	@for folder in results/*/; do test -e $$folder/summary.csv && $(RUN) plot results_dir=$${folder%/} || true; done

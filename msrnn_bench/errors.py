@@ -1,15 +1,18 @@
-"""The two errors a user may meet, and the check that raises them early: settings against the annotations of what they make.
+"""The two errors a user may meet, and the check that raises them early: settings against the annotations of what they make;
+and what a dry run must not do, which it is refused.
 
 Each message is one line that says what is wrong and how to fix it. Imported by everyone, so it imports nothing heavy: pydantic
 is loaded where something is checked.
 """
 
+import contextlib
 import inspect
 import math
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Literal
@@ -36,6 +39,29 @@ class MachineError(UsageError):
     """What the machine lacks: a package, a network, room, a permission. Exit code 1."""
 
     exit_code = 1
+
+
+class NotHereError(MachineError):
+    """What a run would fetch, convert or write to know, and a dry run does not. The message says what that is."""
+
+
+_LOOKING: ContextVar[bool] = ContextVar("looking", default=False)
+
+
+@contextlib.contextmanager
+def looking() -> Iterator[None]:
+    """A dry run: while it lasts nothing is fetched, converted or written; `unless_looking` raises instead."""
+    token = _LOOKING.set(True)
+    try:
+        yield
+    finally:
+        _LOOKING.reset(token)
+
+
+def unless_looking(what: str) -> None:
+    """Said before something is fetched, converted or written: in a dry run it is NotHereError."""
+    if _LOOKING.get():
+        raise NotHereError(what)
 
 
 def one_line(error: BaseException) -> str:

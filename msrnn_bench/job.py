@@ -27,6 +27,19 @@ class Progress(Protocol):
     def advance(self, tokens: int) -> None: ...
 
 
+@dataclass(frozen=True)
+class Work:
+    """How much a cell is: what a task's `work(job)` tells a dry run, if it has one (None: not to be told).
+
+    tokens: read and written, each prompt whole; how: `at most`, or how they were guessed; rows: of a batch, each with states
+    of its own; logits: tokens of a forward pass that have them."""
+
+    tokens: int
+    how: str = "at most"
+    rows: int = 1
+    logits: int = 1
+
+
 class Task(Protocol):
     """One kind of measurement: a job becomes rows. `template` is the row column of that name. A task that cuts no chunks has
     `context(context, tokens) -> int` besides: from the two settings, how many tokens it reads at once (the column)."""

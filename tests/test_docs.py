@@ -20,6 +20,7 @@ from conftest import ROOT, Silent, tiny
 
 from msrnn_bench import figures
 from msrnn_bench.cli import main as cli
+from msrnn_bench.cli import paper
 from msrnn_bench.errors import MachineError
 from msrnn_bench.report.verdict import Verdict
 from msrnn_bench.results import summary as summaries
@@ -365,6 +366,8 @@ def test_a_command_is_accepted(command):
         assert options.get("figure") in (None, *figures.names())
         for folder in options["results_dir"].split(","):
             assert folder in ("results", "FOLDER") or (ROOT / folder / "summary.csv").is_file()
+    elif name == "paper":
+        assert vars(cli._options(name, given))["scale"] in paper.SCALES
     elif name == "lm-eval":
         assert given[:3] == ["run", "--model", "msrnn"] and given[3] == "--model_args"
         pretrained, *settings = given[4].split(",")

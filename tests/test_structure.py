@@ -36,7 +36,7 @@ def test_every_experiment_composes_every_value_of_its_grid():
     for name in names:
         needed = {"laptop/novels": ["dataset.path=x"], "laptop/stories": ["dataset.path=x", "model.path=x"]}.get(name, [])
         grid = {key: re.split(r",(?![^\[]*\])", str(values)) for key, values in _grid(name).items()}  # a list is one value
-        assert math.prod(map(len, grid.values())) > 1
+        assert math.prod(map(len, grid.values())) > 1 or name.startswith("paper/")  # a figure may be of one cell
         first = [f"{key}={values[0]}" for key, values in grid.items()]
         for key, values in grid.items():
             rest = [o for o in first if not o.startswith(f"{key}=")]

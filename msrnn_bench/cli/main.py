@@ -19,6 +19,7 @@ msrnn-bench: transformers as bounded multi-state RNNs (arXiv 2401.06104), measur
   msrnn-bench plot                                  the figures from them (figure=NAME for one)
   msrnn-bench claims                                the paper's claims, judged by your results (results_dir=A,B); claims.csv
   msrnn-bench report results_dir=A,B                one HTML page: claims judged, figures, tables, what is missing
+  msrnn-bench paper scale=laptop                    every figure and table of the paper, then the report (scale=paper: a GPU)
   msrnn-bench list                                  models, datasets, policies, tasks, experiments to choose from
   msrnn-bench convert FOLDER OUT                    pickled weights (pytorch_model*.bin) to safetensors, all or nothing
   msrnn-bench lm-eval run --model msrnn ...         lm-eval's own command line, which knows bounded models as `msrnn`
@@ -26,6 +27,7 @@ msrnn-bench: transformers as bounded multi-state RNNs (arXiv 2401.06104), measur
 
 Settings are key=value (Hydra): cache is the state size; model, dataset, policy, task, experiment choose a file of
 conf/; documents, tokens, context, dtype, device, seed, engine, prefill, results_dir, force are single values.
+dry_run=true says what a run or sweep would measure and take, and does nothing.
 `msrnn-bench run --cfg job` prints the whole configuration. --debug shows tracebacks.
 """
 
@@ -164,6 +166,12 @@ def _claims(args: list[str]) -> int:
     return claims.main(_options("claims", args))
 
 
+def _paper(args: list[str]) -> int:
+    from msrnn_bench.cli import paper
+
+    return paper.main(_options("paper", args))
+
+
 def _list(args: list[str]) -> int:
     from msrnn_bench.cli import listing
 
@@ -197,13 +205,15 @@ def _lm_eval(args: list[str]) -> int:
 
 def _options(command: str, args: list[str]) -> argparse.Namespace:
     """key=value settings of the commands that need no Hydra."""
-    known = {
+    known: dict[str, str | None] = {
         "results_dir": "results", "figure": None, "out": None, "paper": None, "published": None, "note": None, "metric": None,
         "local": None, "window": None, "difference": None, "start": None, "layer": None, "cache": None, "lines": None,
-        "scheme": None,
+        "scheme": None, "scale": "laptop", "workers": "2", "novels": None, "squality": None, "qasper": None, "dry_run": "false",
     }  # fmt: skip
+    steps = ["scale", "results_dir", "workers", "novels", "squality", "qasper", "dry_run"]
+    plot = [key for key in known if key not in steps[:1] + steps[2:]]
     both = ["results_dir", "out"]
-    allowed = {"collect": ["results_dir"], "claims": both, "report": both, "plot": list(known)}[command]
+    allowed = {"collect": ["results_dir"], "claims": both, "report": both, "plot": plot, "paper": steps}[command]
     chosen = {key: known[key] for key in allowed}
     for arg in args:
         key, equals, value = arg.partition("=")
@@ -214,8 +224,8 @@ def _options(command: str, args: list[str]) -> argparse.Namespace:
 
 
 COMMANDS = {
-    "run": _run, "sweep": _sweep, "collect": _collect, "plot": _plot, "claims": _claims, "report": _report, "list": _list,
-    "doctor": _doctor,
+    "run": _run, "sweep": _sweep, "collect": _collect, "plot": _plot, "claims": _claims, "report": _report, "paper": _paper,
+    "list": _list, "doctor": _doctor,
     "convert": _convert, "lm-eval": _lm_eval,
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from msrnn_bench.errors import MachineError, UsageError, one_line
+from msrnn_bench.errors import MachineError, UsageError, one_line, unless_looking
 
 
 @lru_cache(maxsize=16)
@@ -17,6 +17,7 @@ def hub_commit(repo: str, revision: str) -> str | None:
 
     Asked first and once: `datasets` itself retries for half a minute where there is no network.
     """
+    unless_looking(f"dataset {repo} is the hub's: a run asks for it")
     from huggingface_hub import HfApi, errors
 
     try:
@@ -45,6 +46,7 @@ def read_commit(repo: str, revision: str) -> str | None:
 
 def hub_rows(repo: str, folder: Path | None, config: str | None, split: str, revision: str) -> Any:
     """One split of a hub dataset, or of a local folder of the same shape."""
+    unless_looking(f"dataset {folder or repo} is read into the cache of `datasets`: a run does that")
     commit = None if folder else hub_commit(repo, revision)
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError

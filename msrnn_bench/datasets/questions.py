@@ -16,7 +16,7 @@ from typing import Any
 from msrnn_bench.datasets import hub, reading
 from msrnn_bench.datasets.reading import Document
 from msrnn_bench.datasets.texts import Dataset
-from msrnn_bench.errors import MachineError, UsageError, one_line
+from msrnn_bench.errors import MachineError, NotHereError, UsageError, one_line
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,8 @@ class Questions(Dataset):
             raise UsageError("the dataset needs a file: dataset.path=FILE.jsonl, or a hub repository: dataset.repo=OWNER/NAME")
         try:
             return hub.hub_rows(self.repo or "", folder, None, self.split, self.revision)
+        except NotHereError:
+            raise
         except MachineError as error:
             reason = one_line(error.__cause__ or error)
             raise MachineError(

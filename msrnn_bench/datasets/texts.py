@@ -4,6 +4,7 @@ A dataset is its settings; what it read is identified by content, never by path.
 call, and nothing of models, policies or results.
 """
 
+import dataclasses
 import hashlib
 import json
 import platform
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Lt
+from pydantic import JsonValue
 
 from msrnn_bench.datasets import hub, reading
 from msrnn_bench.datasets.reading import Document
@@ -218,7 +220,7 @@ class Hub(Dataset):
     """Any text dataset of the Hugging Face hub, or a local folder of the same shape; `title` is a column of names.
 
     join: what stands between rows where the split is one text (null: each row is a document); empty rows count, as
-    they do in what others measure.
+    they do in what others measure. facts: for a dry run alone.
     """
 
     repo: str | None = None
@@ -228,6 +230,7 @@ class Hub(Dataset):
     title: str | None = None
     join: str | None = None
     revision: str = "main"
+    facts: dict[str, JsonValue] | None = dataclasses.field(default=None, hash=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from msrnn_bench.errors import MachineError, UsageError, one_line
+from msrnn_bench.errors import MachineError, NotHereError, UsageError, one_line, unless_looking
 from msrnn_bench.models.gguf import convert as _convert
 
 CONVERTER = "1"  # raise when the same GGUF file would be converted to other weights or another tokenizer
@@ -53,7 +53,8 @@ def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if stat.st_size >= WORTH_CACHING and time.time_ns() - touched > SETTLED_NS:
-        with contextlib.suppress(OSError):  # remembering saves time and nothing else
+        with contextlib.suppress(OSError, NotHereError):  # remembering saves time and nothing else
+            unless_looking("a file's hash")
             note.parent.mkdir(parents=True, exist_ok=True)
             partial = note.with_name(f"{note.name}.{uuid.uuid4().hex}")
             partial.write_text(digest)
@@ -183,6 +184,7 @@ def converted_gguf(file: Path, sha256: str) -> Path:
     target = converted_folder(sha256)
     if target.is_dir():
         return target
+    unless_looking(f"{file.name} is not converted yet: a run does that once")
     try:
         with _scratch(target.parent) as scratch:
             print(f"converting {file.name} once (a 135M model takes about 15 s) ...", file=sys.stderr, flush=True)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from msrnn_bench.errors import MachineError, UsageError, one_line
+from msrnn_bench.errors import MachineError, UsageError, one_line, unless_looking
 from msrnn_bench.models import files
 
 NETWORK_SECONDS = 5.0
@@ -32,6 +32,7 @@ def hub_commit(repo: str, revision: str) -> str:
 
 def _ask_hub(repo: str, revision: str) -> str:
     """One request, no retry: the downloads of the hub's library would wait for half a minute without a network."""
+    unless_looking(f"{repo} is not in the local hub cache: a run downloads it")
     from huggingface_hub import HfApi
 
     with _hub_errors(repo, revision):

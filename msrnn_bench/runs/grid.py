@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from msrnn_bench.errors import UsageError
 from msrnn_bench.results.cells import claim
+from msrnn_bench.runs import dry
 from msrnn_bench.runs.cell import Prepared, prepare
 from msrnn_bench.runs.compose import compose_grid, compose_one
 from msrnn_bench.runs.execute import execute
@@ -24,8 +25,10 @@ SHOWN = 24  # lines of one cell; of one that has more, those of the whole are to
 
 
 def run(overrides: list[str], *, experiment_grid: bool, single: bool) -> int:
-    """Run every cell that the overrides name. Returns the exit code: 1 when a cell failed."""
+    """Run every cell that the overrides name, or say what would be run. Returns the exit code: 1 when a cell failed."""
     points = [(overrides, compose_one(overrides))] if single else compose_grid(overrides, experiment_grid=experiment_grid)
+    if any(config.get("dry_run") for _, config in points):
+        return dry.show(points)
     shared: dict[Any, Any] = {}
     progress = CellProgress(len(points))
     cells = _distinct([prepare(config, point, progress, shared) for point, config in points])

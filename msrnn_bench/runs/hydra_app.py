@@ -9,6 +9,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from msrnn_bench.errors import UsageError
 from msrnn_bench.runs.build import build_once, build_policy
 from msrnn_bench.runs.compose import compose_grid, config_dir
 from msrnn_bench.runs.progress import CellProgress
@@ -22,6 +23,8 @@ def main(flags: list[str], overrides: list[str]) -> int:
         for point, config in compose_grid(overrides, experiment_grid=False):
             check_values(config)
             if not set(flags) - {"-m", "--multirun"}:  # it is going to run
+                if config.dry_run:
+                    raise UsageError("dry_run=true measures nothing, so no launcher is needed: leave hydra/launcher=... out")
                 build_policy(config.policy, point)
                 for group in ("model", "dataset", "task"):
                     build_once(made, config[group], group)

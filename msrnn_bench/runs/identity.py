@@ -16,9 +16,9 @@ from msrnn_bench.results.provenance import hardware
 
 # The law: every key of a configuration changes the id, or is one of these (tests/test_law.py tries them all).
 # Speed, place and bookkeeping: never the number (of a task that is `timed` the device is part of the machine, `_place`).
-SPEED = {"device", "device_map", "workers", "batch", "batch_size", "chunk", "results_dir", "force", "keep_tokens"}
-# What a thing is called, and leave to go beyond its limits; what was measured then is in other keys.
-LABELS = {"name", "extrapolate"}
+SPEED = {"device", "device_map", "workers", "batch", "batch_size", "chunk", "results_dir", "force", "keep_tokens", "dry_run"}
+# What a thing is called, what is noted of it, and leave to go beyond its limits; what was measured then is in other keys.
+LABELS = {"name", "facts", "extrapolate"}
 # Where a thing is found: its content counts, wherever it lies.
 ADDRESSES = {"path", "repo", "revision", "config", "split", "title", "package", "version", "include_path", "judge_path"}
 

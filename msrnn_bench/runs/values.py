@@ -31,6 +31,7 @@ class Settings:
     results_dir: Named
     workers: Count
     force: bool
+    dry_run: bool
 
 
 def check_values(config: DictConfig) -> None:

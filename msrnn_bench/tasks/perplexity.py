@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from msrnn_bench.datasets.amount import amount
 from msrnn_bench.datasets.chunks import Chunk, chunks
 from msrnn_bench.errors import Count, UsageError, check_fields
-from msrnn_bench.job import Job, check_places, load
+from msrnn_bench.job import Job, Work, check_places, load
 from msrnn_bench.models.sources import Loaded
 from msrnn_bench.multistate.attention import Session, bounded
 from msrnn_bench.multistate.naming import carried
@@ -80,6 +81,17 @@ class Perplexity:
             raise UsageError(
                 f"task.agreement compares a bounded state with the full model; leave it off for policy={job.policy.name}"
             )
+
+    def work(self, job: Job) -> Work | None:
+        """Each token read once, or twice where the full model reads along; of the baseline, a batch of pieces at a time."""
+        found = amount(job.dataset, context=job.context, documents=job.documents, tokens=job.tokens)
+        if found is None:
+            return None
+        tokens, how = found
+        once = min(self.chunk, job.context)
+        if isinstance(job.policy, Baseline) and job.cache is not None:
+            once = min(job.context, max(1, 4096 // job.cache) * job.cache)
+        return Work(tokens * (2 if self.agreement else 1), how, logits=once)
 
     def rows(self, job: Job) -> Iterator[Row]:
         """Rows of all documents, in order."""

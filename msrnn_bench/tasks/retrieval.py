@@ -16,7 +16,7 @@ from annotated_types import Ge, Le
 
 from msrnn_bench.datasets.chunks import bos_ids
 from msrnn_bench.errors import Count, Share, UsageError, check_fields, shown
-from msrnn_bench.job import Job, load
+from msrnn_bench.job import Job, Work, load
 from msrnn_bench.policies import Baseline
 from msrnn_bench.results.cells import Row
 from msrnn_bench.results.journal import Journal
@@ -109,13 +109,17 @@ class Retrieval:
         if job.dataset.skip:
             raise UsageError("task=retrieval does not skip tokens: set dataset.skip=0 (dataset.start cuts characters)")
 
+    def work(self, job: Job) -> Work:
+        """Every prompt and answer whole; what a haystack's prompts share is read once, so it is less."""
+        each = len(self.kinds) * self.examples * len(self.depths)
+        return Work(sum(each * (min(length, _room(job)) + self.new_tokens) for length in self.lengths))
+
     def rows(self, job: Job) -> Iterator[Row]:
         """A row a question; the depths of a haystack follow each other, so that each is read on from the last."""
         loaded = load(job)
         columns = {**job.columns, "bos": not self.chat and bool(bos_ids(job.dataset.bos, loaded.tokenizer))}
         writer, journal = Writer(loaded, job, self.new_tokens, deaths=self.needle), Journal(job.journal)
-        each = len(self.kinds) * self.examples * len(self.depths)
-        job.progress.start(sum(each * (min(length, _room(job)) + self.new_tokens) for length in self.lengths))
+        job.progress.start(self.work(job).tokens)
         for kind in self.kinds:
             for length in self.lengths:
                 cases = self._cases(job, loaded.tokenizer, kind, length)

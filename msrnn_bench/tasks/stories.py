@@ -18,9 +18,10 @@ from typing import Annotated, Any, Literal
 import torch
 from annotated_types import Ge, Gt, Le
 
+from msrnn_bench.datasets.amount import CHARACTERS
 from msrnn_bench.datasets.chunks import bos_ids
 from msrnn_bench.errors import LARGEST, Count, Positive, UsageError, check_fields
-from msrnn_bench.job import Job, load
+from msrnn_bench.job import Job, Work, load
 from msrnn_bench.models.sources import Loaded, LocalModel
 from msrnn_bench.multistate.attention import bounded
 from msrnn_bench.policies import Baseline, Full
@@ -102,6 +103,12 @@ class Stories:
             raise UsageError(f"task.new_tokens={self.new_tokens} leaves no room for a prompt in context={job.context}")
         if self.judge == "endpoint" and job.policy.evicts:
             endpoint_address()
+
+    def work(self, job: Job) -> Work:
+        """Stories of the greatest length; a judge's reading is not in it."""
+        tokens = self.stories * (len(self.prompt) // CHARACTERS + self.new_tokens)
+        rows = min(self.batch, self.stories)
+        return Work(tokens, "at most, a judge's apart" if self.judge != "none" else "at most", rows=rows, logits=rows)
 
     def rows(self, job: Job) -> Iterator[Row]:
         """Rows of all stories, in order, then those of all pairs."""

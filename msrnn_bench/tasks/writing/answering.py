@@ -15,8 +15,8 @@ from typing import Any
 
 from msrnn_bench.datasets.chunks import tokenise
 from msrnn_bench.datasets.questions import Example, Questions
-from msrnn_bench.errors import Count, Named, UsageError, check_fields
-from msrnn_bench.job import Job, load
+from msrnn_bench.errors import Count, Named, NotHereError, UsageError, check_fields
+from msrnn_bench.job import Job, Work, load
 from msrnn_bench.models.sources import Loaded
 from msrnn_bench.policies import Baseline
 from msrnn_bench.results.cells import Row
@@ -70,6 +70,21 @@ class Answering(ABC):
                 f"task.new_tokens={self.new_tokens} leaves nothing of context={job.context} for a prompt: "
                 "raise context or lower task.new_tokens"
             )
+
+    def work(self, job: Job) -> Work | None:
+        """Prompts that fill the context, but for documents with fewer characters than it has tokens."""
+        assert isinstance(job.dataset, Questions)
+        try:
+            examples = job.dataset.examples(job.documents)
+        except NotHereError:
+            return None
+        asked = [list(group)[: self.questions] for _, group in groupby(examples, key=lambda example: example.document)]
+        room = job.context - self.new_tokens
+        if isinstance(job.policy, Baseline) and job.cache is not None:
+            room = min(room, job.cache)
+        prompts = [min(room, len(one.text) + len(self.prompt) + len(one.question)) for group in asked for one in group]
+        rows = max(1, min(self.batch, len(prompts)))
+        return Work(sum(prompts) + len(prompts) * self.new_tokens, rows=rows, logits=rows)
 
     def rows(self, job: Job) -> Iterator[Row]:
         """Rows of all examples, a document's together, once all are answered. A record that the journal holds is not made
