@@ -15,6 +15,7 @@ from pydantic import JsonValue
 
 from msrnn_bench.errors import MachineError, UsageError, check_fields, one_line, out_of_memory
 from msrnn_bench.models import facts, files, gguf, headers, hub
+from msrnn_bench.models.drawn import drawn
 from msrnn_bench.models.limits import check_supported, is_rotary, max_positions
 from msrnn_bench.models.tokenizer import bytes_tokenizer, describe, handling
 
@@ -156,7 +157,7 @@ class Model(ABC):
 
     def _drawn(self, config: Any, dtype: Any, seed: int) -> Any:
         """The model with weights drawn by the seed."""
-        return _random(config, dtype, seed, code=self.trust_remote_code)
+        return drawn(config, dtype, seed, code=self.trust_remote_code)
 
     def _reading(self) -> dict[str, Any]:
         return {"trust_remote_code": self.trust_remote_code, "local_files_only": True}
@@ -263,21 +264,6 @@ def usable_device(name: str) -> Any:
     except Exception as error:  # each backend has its own way to say that it is absent
         raise MachineError(f"device={name} is not on this machine ({one_line(error)}): use device=cpu") from error
     return place
-
-
-def _random(config: Any, dtype: Any, seed: int, *, code: bool) -> Any:
-    """Weights drawn in float32 on the CPU, then rounded: the same model on every device. Parameters only: a cast of
-    the whole module would round the rotary frequencies too, which loading does not."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=code)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
-    model.config.dtype = dtype
-    return model
 
 
 @contextlib.contextmanager
