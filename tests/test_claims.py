@@ -457,3 +457,45 @@ def test_what_is_timed_says_on_which_device():
     other = {**plain, "task": {"name": "efficiency", "machine": {**machine, "device": "NVIDIA H100"}}}
     told = tell_apart(cells, {"a": {"settings": plain}, "b": {"settings": other}})["variant"].tolist()
     assert told[0].startswith("on cpu, machine ") and told[1].startswith("on NVIDIA H100, machine ")
+
+
+def test_the_results_page_says_what_the_verdicts_say():
+    folders = ("novels", "pysource", "squality", "stories_smollm2")
+    read = [pd.read_csv(ROOT / "results" / name / "tidy.csv").reindex(columns=list(TIDY_TYPES)) for name in folders]
+    found = judge(pd.concat([table.astype(TIDY_TYPES) for table in read]), NO_SUMMARY)
+    page = " ".join((ROOT / "docs/results.md").read_text().split("## The paper's claims")[1].split())
+
+    def shown(claim: str, place: str, digits: int = 2, sign: int = 1) -> str:
+        """Verdict and numbers of a claim where its scope has that word; `sign` -1: the other way round."""
+        (one,) = [v for v in found if v.claim == claim and place in v.scope]
+        low, high = sorted([sign * one.low, sign * one.high])
+        return f"{one.verdict}: {sign * one.statistic:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+    for claim, place, digits, sign, verdict, phrase in (
+        ("tova-gap-eighth", "novels", 2, 1, NOT_REPRODUCED, "1.17 [0.90, 1.45]"),
+        ("tova-gap-eighth", "pysource", 2, 1, UNDECIDED, "0.47 [0.29, 0.64]"),
+        ("tova-gap-eighth-nats", "novels", 3, 1, REPRODUCED, "0.043 [0.033, 0.053]"),
+        ("tova-gap-eighth-nats", "pysource", 3, 1, UNDECIDED, "0.063 [0.043, 0.083]"),
+        ("tova-eighth-before-quarters", "novels", 2, -1, NOT_REPRODUCED, "0.85 [0.57, 1.14]"),
+        ("tova-eighth-before-quarters", "pysource", 2, -1, NOT_REPRODUCED, "0.29 [0.11, 0.47]"),
+        ("window4-best-of-the-others", "novels", 2, -1, NOT_REPRODUCED, "0.64 [0.31, 0.98]"),
+        ("h2o-head-like-layer", "novels", 2, -1, NOT_REPRODUCED, "0.93 [0.03, 1.82]"),
+        ("h2o-head-like-layer", "pysource", 2, -1, NOT_REPRODUCED, "0.39 [0.24, 0.54]"),
+        ("stories-as-long-from-quarter", "smollm2", 2, 1, REPRODUCED, "1.00 [0.98, 1.01]"),
+    ):  # fmt: skip
+        assert shown(claim, place, digits, sign) == f"{verdict}: {phrase}" and phrase in page
+    verdicts = {
+        (v.claim, place): v.verdict for v in found for place in ("novels", "pysource", "oneshot", "stepwise") if place in v.scope
+    }
+    for claim, ends in {
+        "window-above-baseline": (REPRODUCED, REPRODUCED), "tova-head-above-tova": (REPRODUCED, UNDECIDED),
+        "tova-needs-no-first-states": (UNDECIDED, UNDECIDED), "window1-like-window4": (UNDECIDED, UNDECIDED),
+        "theorem-in-perplexity": (REPRODUCED, REPRODUCED),
+    }.items():  # fmt: skip
+        assert (verdicts[claim, "novels"], verdicts[claim, "pysource"]) == ends, claim
+    assert verdicts["window4-best-of-the-others", "pysource"] == UNDECIDED
+    assert verdicts["squality-within-one", "oneshot"] == REPRODUCED and verdicts["squality-within-one", "stepwise"] == UNDECIDED
+    assert verdicts["squality-above-baselines", "oneshot"] == NOT_REPRODUCED
+    assert verdicts["squality-above-baselines", "stepwise"] == UNDECIDED and "the full model scores 5.1" in page
+    unmeasured = [v.claim for v in found if v.verdict == NOT_MEASURED]
+    assert len(unmeasured) == 11 and "theorem-in-logits" in unmeasured

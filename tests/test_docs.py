@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from conftest import ROOT, Silent, tiny
 from msrnn_bench import figures
 from msrnn_bench.cli import main as cli
 from msrnn_bench.errors import MachineError
+from msrnn_bench.report.verdict import Verdict
 from msrnn_bench.results import summary as summaries
 from msrnn_bench.results.cells import COLUMNS
 from msrnn_bench.runs.cell import prepare
@@ -111,6 +113,9 @@ def test_settings_find_what_stands_beside_a_key(tmp_path):
 def test_every_column_is_explained():
     text = (ROOT / "docs/recorded.md").read_text()
     rows, summary = text.split("## The summary")
+    summary, claims = summary.split("## Claims")
+    told = {name for cell in re.findall(r"^\| (`.*?`) \|", claims, flags=re.M) for name in re.findall(r"`(\w+)`", cell)}
+    assert told == {field.name for field in fields(Verdict)}
     assert re.findall(r"^\| `(\w+)` \|", rows, flags=re.M) == list(COLUMNS)
     named = {name for cell in re.findall(r"^\| (`.*?`) \|", summary, flags=re.M) for name in re.findall(r"`(\w+)`", cell)}
     both = {"count", "evictions", "max_states", "tokens_per_second", "status", "cell"}  # of rows too, but not as in rows
