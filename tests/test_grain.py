@@ -98,6 +98,16 @@ def test_what_is_to_be_kept_and_was_not_is_measured_again(told, counted):
         assert data["nll"].sum() == pytest.approx(rows[rows["metric"] == "nll"]["total"].sum(), rel=1e-12)
 
 
+def test_a_finished_cell_that_kept_other_arrays_alone_is_not_done_with_its_tokens(told, counted):
+    plain, keeping = (cell(told("one", "task=retention", "task.classes=[]", f"keep_tokens={keep}")) for keep in ("false", "true"))
+    execute(plain)
+    assert plain.done and plain.tokens_file.is_file() and not keeping.done
+    execute(keeping)
+    assert keeping.done and plain.done and counted["chunks"] == 12
+    keeping.tokens_file.unlink()
+    assert plain.done and not keeping.done
+
+
 def test_killed_in_the_middle_and_resumed(told, counted):
     """kill -9, in a process of its own."""
     overrides = told("killed")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -34,11 +35,19 @@ class Prepared:
     @property
     def done(self) -> bool:
         """Whether there is nothing to do."""
-        return not self.force and finished(self.cell) and (not self.keep_tokens or self.tokens_file.is_file())
+        return not self.force and finished(self.cell) and (not self.keep_tokens or self._tokens_kept())
 
     @property
     def tokens_file(self) -> Path:
         return self.cell.csv.with_suffix(".npz")
+
+    def _tokens_kept(self) -> bool:
+        """Whether the losses are in the file of arrays, which may hold others alone."""
+        try:
+            with ZipFile(self.tokens_file) as file:
+                return "nll.npy" in file.namelist()
+        except (FileNotFoundError, BadZipFile):
+            return False
 
 
 def prepare(config: DictConfig, overrides: list[str], progress: Progress, shared: dict[Any, Any]) -> Prepared:
