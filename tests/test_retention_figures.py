@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from test_figures import caption
 
 from msrnn_bench import figures
+from msrnn_bench.cli.main import main
 from msrnn_bench.errors import UsageError
 from msrnn_bench.figures import _pixels, _table5, style
 from msrnn_bench.results.summary import TIDY_TYPES
@@ -352,3 +353,26 @@ def test_the_needle_s_share_by_distance():
     assert list(drawn["TOVA"].get_ydata()) == pytest.approx([1, 0.9, 0.8, 0.7])
     assert list(drawn["Window"].get_ydata()) == [1, 1, 1, 0]
     assert figure.axes[0].get_title() == "smollm2 on filler\nk = 12, 1,000 tokens" and "2 haystacks" in caption(figure)
+
+
+# --- the command line
+
+
+def test_plot_hands_arrays_over_and_writes_the_table(tmp_path, capsys):
+    (tmp_path / "cells").mkdir()
+    both = pd.concat([table(rows("window", WINDOW)), table(classed("window", CLASSES))])
+    both.to_csv(tmp_path / "tidy.csv", index=False)
+    np.savez_compressed(tmp_path / "cells" / "window-12-.npz", death=WINDOW.astype(np.int32))
+    np.savez_compressed(tmp_path / "cells" / "other.npz", nll=np.zeros(3))  # another task's
+    plot = ["plot", f"results_dir={tmp_path}"]
+    assert main([*plot, "figure=retention_map", "layer=0", "cache=12"]) == 0 and (tmp_path / "retention_map.png").is_file()
+    assert main([*plot, "figure=token_classes"]) == 0
+    written = pd.read_csv(tmp_path / "token_classes.csv")
+    assert written.set_index("class").loc["POS", ["steps", "published_steps"]].tolist() == [600, 1393]
+    assert str(tmp_path / "token_classes.csv") in capsys.readouterr().out
+    assert main([*plot, "layer=0"]) == 2
+    assert "layer=0 is an option of one figure: say which, figure=NAME" in capsys.readouterr().err
+    assert main([*plot, "figure=first_tokens", "layer=0"]) == 2
+    assert "first_tokens has no option layer" in capsys.readouterr().err
+    (tmp_path / "cells" / "other.npz").write_bytes(b"no zip")
+    assert main([*plot, "figure=retention_map"]) == 2 and "other.npz is damaged" in capsys.readouterr().err
