@@ -46,7 +46,8 @@ def prepare(config: DictConfig, overrides: list[str], progress: Progress, shared
     check_values(config)
     policy = build_policy(config.policy, overrides)
     model, dataset, task = (build_once(shared, config[group], group) for group in ("model", "dataset", "task"))
-    rule, context = policy.rule(config.cache), model.context(config.context, compressed=policy.evicts and config.positions == "compressed")
+    rule, compressed = policy.rule(config.cache), policy.evicts and config.positions == "compressed"
+    context = model.context(config.context, compressed=compressed)
     parts = Parts(policy, rule, model, dataset, task, None if policy.name == "full" else config.cache, context)
     known = settings(parts, config)
     identifier, folder = cell_id(known), Path(config.results_dir).expanduser()
