@@ -98,8 +98,8 @@ def _walk(
     query, key, value = (x.contiguous() for x in (q.to(exact), k, v))
     walk(
         query.numpy(), _array(key), _array(value), _array(state.keys), _array(state.values), q.dtype == torch.bfloat16,
-        state.positions.numpy(), state.scores.numpy(), alive, seen, farthest, victims.numpy(), out.numpy(), cos.numpy(), sin.numpy(),
-        scale, np.array(seeds, dtype=np.uint64), rule.memory, rule.first, rule.recent, size,
+        state.positions.numpy(), state.scores.numpy(), alive, seen, farthest, victims.numpy(), out.numpy(), cos.numpy(),
+        sin.numpy(), scale, np.array(seeds, dtype=np.uint64), rule.memory, rule.first, rule.recent, size,
     )  # fmt: skip
     state.alive, state.seen, state.farthest = alive.tolist(), seen.tolist(), farthest.tolist()
     state.largest = [max(a, b) for a, b in zip(state.largest, state.alive, strict=True)]
