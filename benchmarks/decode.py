@@ -194,7 +194,7 @@ print(json.dumps({"rate": (tokens - 1000) / spent, "peak": peak}))
 
 
 def compressed() -> None:
-    """SmolLM2 at k=512, streamed, compressed positions against original ones in fresh processes in turn; memory at two lengths."""
+    """SmolLM2 at k=512, streamed: compressed positions against original ones in fresh processes; memory at two lengths."""
 
     def stream(tokens: int, positions: str, policy: str) -> dict[str, float]:
         command = [sys.executable, "-c", STREAM, str(tokens), positions, policy]
