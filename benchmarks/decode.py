@@ -1,6 +1,6 @@
 """What a written token costs with a bounded state: at any position, against the library's growing cache, against copies.
 
-    python benchmarks/decode.py          # every section; or name some: position smollm2 slots prompts
+    python benchmarks/decode.py          # every section; or name some: position smollm2 slots prompts compressed
 
 A cost is a model forward of one token, the median over steps; ratios are of costs measured in turn in one process, with
 the smallest and largest over rounds in brackets. Ratios with a target exit 1 when the median misses it.
@@ -8,7 +8,9 @@ the smallest and largest over rounds in brackets. Ratios with a target exit 1 wh
 
 from __future__ import annotations
 
+import json
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -172,7 +174,45 @@ def prompts() -> None:
         say(f"{name} one by one / batch", [a / b for a, b in pairs])
 
 
-SECTIONS = {"position": position, "smollm2": smollm2, "slots": slots, "prompts": prompts}
+STREAM = """
+import json, resource, sys, time, torch, msrnn_bench as mb
+from msrnn_bench.multistate.naming import carried
+from msrnn_bench.runs.build import build
+from msrnn_bench.runs.compose import compose_one
+tokens, positions, policy = int(sys.argv[1]), sys.argv[2], {"tova": mb.Tova(), "window4": mb.Window(first=4)}[sys.argv[3]]
+model = build(compose_one(["model=smollm2"]).model, "model").load(dtype="float32", device="cpu", seed=0).model
+ids = torch.randint(3, 49_000, (1, tokens), generator=torch.Generator().manual_seed(0))
+with mb.bounded(model, policy, 512, positions=positions) as states:
+    model(ids[:, :1000], logits_to_keep=1)
+    begin = time.perf_counter()
+    for at in range(1000, tokens, 1000):
+        model(ids[:, at : at + 1000], **carried(model, states.current), logits_to_keep=1)
+spent = time.perf_counter() - begin
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({"rate": (tokens - 1000) / spent, "peak": peak}))
+"""
+
+
+def compressed() -> None:
+    """SmolLM2 at k=512, streamed: compressed positions against original ones in fresh processes; memory at two lengths."""
+
+    def stream(tokens: int, positions: str, policy: str) -> dict[str, float]:
+        command = [sys.executable, "-c", STREAM, str(tokens), positions, policy]
+        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+    print(f"SmolLM2, float32, k=512, pieces of 1,000 tokens, {torch.get_num_threads()} threads", flush=True)
+    for policy in ("tova", "window4"):
+        pairs = [(stream(4_000, "compressed", policy), stream(4_000, "original", policy)) for _ in range(3)]
+        ours, theirs = (statistics.median(one["rate"] for one in side) for side in zip(*pairs, strict=True))
+        print(f"  {policy}: {ours:.0f} tokens/s compressed, {theirs:.0f} original", flush=True)
+        say(f"{policy} compressed / original, cost a token", [b["rate"] / a["rate"] for a, b in pairs])
+        if policy == "tova" and ours < 100:
+            missed.append("100 tokens/s compressed")
+    peaks = [stream(tokens, "compressed", "tova")["peak"] for tokens in (4_000, 16_000)]
+    say("peak memory at 16,000 / 4,000 tokens", [peaks[1] / peaks[0]], 1.05)
+
+
+SECTIONS = {"position": position, "smollm2": smollm2, "slots": slots, "prompts": prompts, "compressed": compressed}
 
 if __name__ == "__main__":
     print(machine()["processor"])  # the ratios are its own

@@ -1,6 +1,7 @@
-"""positions=compressed: the golden loop's numbers, a loop on one layer, the model itself at the places of the kept, and refusals."""
+"""positions=compressed: the golden numbers, a loop on one layer, the model itself at the places of the kept, and refusals."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import oracle
@@ -34,7 +35,7 @@ def closed(gap):
 def stand(positions):
     """Where states of these positions stand, as a list."""
     at = [0]
-    for before, after in zip(positions, positions[1:], strict=False):
+    for before, after in pairwise(positions):
         at.append(at[-1] + closed(after - before))
     return at
 
@@ -231,7 +232,7 @@ def test_a_model_of_one_layer_at_the_places_of_the_kept(kind):
         with twin.Wide(), torch.no_grad():
             with bounded(model, policy, k) as states:
                 before = model(ids[:, :-1])
-                kept = states.layers[0].kept[0][0].tolist() + [59]
+                kept = [*states.layers[0].kept[0][0].tolist(), 59]
                 ours = model(ids[:, -1:], **carried(model, states)).logits[0, -1]
             theirs = model(ids[:, kept], position_ids=torch.tensor([stand(kept)])).logits[0, -1]
             own = model(ids).logits[0]

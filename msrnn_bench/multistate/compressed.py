@@ -95,10 +95,11 @@ def _walk(
     victims = state.positions.new_empty((*state.positions.shape[:2], count))
     alive, seen, farthest = (np.array(x) for x in (state.alive, state.seen, state.farthest))
     seeds = [] if rule.seed is None else [draw_key(rule.seed, d, state.layer) for d in state.documents or ()]
+    query, key, value = (x.contiguous() for x in (q.to(exact), k, v))
     walk(
-        q.to(exact).contiguous().numpy(), _array(k.contiguous()), _array(v.contiguous()), _array(state.keys), _array(state.values),
-        q.dtype == torch.bfloat16, state.positions.numpy(), state.scores.numpy(), alive, seen, farthest, victims.numpy(),
-        out.numpy(), cos.numpy(), sin.numpy(), scale, np.array(seeds, dtype=np.uint64), rule.memory, rule.first, rule.recent, size,
+        query.numpy(), _array(key), _array(value), _array(state.keys), _array(state.values), q.dtype == torch.bfloat16,
+        state.positions.numpy(), state.scores.numpy(), alive, seen, farthest, victims.numpy(), out.numpy(), cos.numpy(),
+        sin.numpy(), scale, np.array(seeds, dtype=np.uint64), rule.memory, rule.first, rule.recent, size,
     )  # fmt: skip
     state.alive, state.seen, state.farthest = alive.tolist(), seen.tolist(), farthest.tolist()
     state.largest = [max(a, b) for a, b in zip(state.largest, state.alive, strict=True)]

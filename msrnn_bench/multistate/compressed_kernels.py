@@ -22,8 +22,8 @@ def walk(
     memory, first, recent, size,
 ):  # fmt: skip
     """T steps. query, out [B, H, T, D], key, value [B, G, T, D], unturned; keys, values [B, G, S, D] with room for one more state
-    than stay; alive, seen, farthest [B] are brought up to date, victims [B, P, T] are positions, -1 where nobody left. cos, sin [reach + 1,
-    pairs]. With `narrow` keys and values are bits of bfloat16."""
+    than stay; alive, seen, farthest [B] are brought up to date; victims [B, P, T] out: positions, -1 where nobody left; cos, sin
+    [reach + 1, pairs]. With `narrow` keys and values are bits of bfloat16."""
     batch, heads, steps, width = query.shape
     groups, deciders = keys.shape[1], positions.shape[1]
     reps, own = heads // groups, groups // deciders

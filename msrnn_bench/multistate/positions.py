@@ -1,9 +1,9 @@
 """Compressed positions (the paper, section 4.4 and its 70K-token experiment): where the kept states stand, and how a layer turns.
 
-Gaps g between neighbouring states are closed to g where g <= 10, else ceil(10 + ln(ln(g - 10 + e))): 11 -> 11, 20 -> 11, 100 -> 12,
-1,000 -> 12, 70,000 -> 13. Summed up over the k+1 states attended to they are the states' places; the query stands at the
-newest's. A rotation knows distances only, so where the first one stands does not matter. The paper prints ln(ln g); the authors'
-code has the formula above. torch only.
+Gaps g between neighbouring states are closed to g where g <= 10, else ceil(10 + ln(ln(g - 10 + e))): 11 -> 11, 20 -> 11,
+100 -> 12, 1,000 -> 12, 70,000 -> 13. Summed up over the k+1 states attended to they are the states' places; the query stands at
+the newest's. A rotation knows distances only, so where the first one stands does not matter. The paper prints ln(ln g); the
+authors' code has the formula above. torch only.
 """
 
 from __future__ import annotations
