@@ -126,7 +126,9 @@ def test_it_runs_for_one_document(name, texts, tmp_path, monkeypatch, judge):
     for model in models(name):
         assert cli.main(["sweep", *one_document(name, model, texts), f"policy={policy}", f"cache={size}"]) == 0
     summary = pd.read_csv("results/summary.csv")
-    assert summary["status"].eq("ok").all() and set(summary["weights"]) == {"random"}
+    # what a batch may be told to end at; a story that ended before anything left is the full model's
+    odd = set(summary["status"]) - {"ok", "at least: task.max_batch", "identical"}
+    assert odd == set() and set(summary["weights"]) == {"random"}
     assert set(summary["model"]) == {compose_one([o for o in (f"experiment={name}", f"model={m}") if m or "exp" in o]).model.name
                                      for m in models(name)}  # fmt: skip
 
