@@ -53,6 +53,10 @@ def tests(inside):
 
 
 def main(pythons):
+    for python in pythons:  # all of them before the first half hour
+        if subprocess.run([python, "-c", "import venv"], capture_output=True).returncode:
+            print(f"test-range: {python} does not run, or has no venv: name interpreters that do, PYTHONS=...", file=sys.stderr)
+            return 2
     green = True
     print("| Python | | " + " | ".join(SHOWN) + " | tests |")
     print("|---" * (len(SHOWN) + 3) + "|")

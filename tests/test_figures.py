@@ -67,6 +67,16 @@ def drawn(figure: Figure, panel: int = 0) -> dict[str, Any]:
     return {str(artist.get_label()): artist for artist in figure.axes[panel].lines}
 
 
+def test_the_full_model_and_the_baseline_stand_beside_both_kinds_of_positions():
+    few = {name: PERPLEXITY[name] for name in ("tova", "baseline")}
+    closed = [row | {"positions": "compressed"} for row in lines({"tova": PERPLEXITY["tova"]}) if row["policy"] == "tova"]
+    figure = plot(table(lines(few), closed))
+    assert ["compressed" in title(figure, panel) for panel in (0, 1)] == [True, False]
+    tova, baseline = style.LOOKS["tova"].label, style.LOOKS["baseline"].label
+    for panel in (0, 1):
+        assert {tova, baseline, style.LOOKS["full"].label} <= set(drawn(figure, panel))
+
+
 def marks(figure: Figure, panel: int = 0) -> list[str]:
     return [text.get_text() for text in figure.axes[panel].texts if "▲" in text.get_text()]
 

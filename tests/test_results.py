@@ -258,7 +258,7 @@ def test_summary_does_not_depend_on_the_order_of_rows_or_of_cells(tmp_path: Path
     "change",
     [
         {"dtype": "bfloat16"}, {"context": 64}, {"bos": False}, {"seed": 1}, {"weights": "random"}, {"model": "other"},
-        {"dataset": "other"}, {"positions": "compressed"}, {"document": "other"}, {"count": 30},
+        {"dataset": "other"}, {"document": "other"}, {"count": 30},
     ],
 )  # fmt: skip
 def test_no_topline_where_the_full_model_saw_something_else(tmp_path: Path, change: dict):
@@ -284,9 +284,9 @@ def test_stories_are_paired_by_seed_however_long_they_are(tmp_path: Path):
     assert pd.isna(line(collect(tmp_path)[1], "h2o")["difference"])
 
 
-def test_engine_and_prefill_do_not_part_a_line_from_its_topline(tmp_path: Path):
+def test_engine_prefill_and_positions_do_not_part_a_line_from_its_topline(tmp_path: Path):
     put(tmp_path, "full", [replace(FULL, engine="recurrence", total=8.0)])
-    put(tmp_path, "tova", [replace(BASE, prefill="oneshot")])
+    put(tmp_path, "tova", [replace(BASE, prefill="oneshot", positions="compressed")])
     assert line(collect(tmp_path)[1], "tova")["topline"] == pytest.approx(math.exp(8 / 31))
     put(tmp_path, "full, same engine", [replace(FULL, total=9.0)])
     assert line(collect(tmp_path)[1], "tova")["topline"] == pytest.approx(math.exp(9 / 31))

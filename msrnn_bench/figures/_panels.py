@@ -15,6 +15,7 @@ from msrnn_bench.figures._published import own_name
 
 _NUMBERS = ["cache", "value", "low", "high", "topline", "difference", "difference_low", "difference_high", "count"]
 SHARED = ("task", "model", "dataset", "weights", "context", "bos", "dtype", "positions", "seed", "template", "variant")
+EITHER = ("full", "baseline")  # policies that evict nothing: no prefill cuts, no gap opens
 _VARIANTS = ["memory", "first", "recent", "per", "seed", "engine", "prefill"]
 _NEEDED = {*_NUMBERS, *SHARED, *_VARIANTS, "subtask", "policy", "metric", "documents", "status", "cell"}
 _WHERE = ["task", "model", "dataset"]
@@ -74,6 +75,7 @@ def read(table: pd.DataFrame, metric: str = "nll", shared: Sequence[str] = SHARE
     lost = table[table["value"].isna() & (table["status"] != "ok")]
     table = table[table["metric"].eq(metric).fillna(False).astype(bool) & table["value"].notna()].copy()
     table[_NUMBERS] = table[_NUMBERS].apply(pd.to_numeric).astype("float64")
+    table = in_each(table, "positions", shared)
     keys = table[list(shared)].astype("object")
     keys.loc[table["weights"] != "random", "seed"] = None  # elsewhere a seed changes a policy, not the model
     groups = [group for _, group in table.groupby([keys[name] for name in shared], dropna=False)]
@@ -82,6 +84,19 @@ def read(table: pd.DataFrame, metric: str = "nll", shared: Sequence[str] = SHARE
         what = "perplexity" if metric == "nll" else metric
         raise UsageError(f"no policy's {what} to draw: run `msrnn-bench run policy=tova cache=512`, then collect")
     return [_panel(group, groups, lost, shared) for group in groups]
+
+
+def in_each(table: pd.DataFrame, setting: str, shared: Sequence[str]) -> pd.DataFrame:
+    """The table with the lines of full model and baseline, which evict nothing and so have no such setting of their own, once
+    for each value of it that a policy beside them was run under."""
+    either = table["policy"].isin(EITHER) & table["value"].notna()
+    beside = [name for name in shared if name not in (setting, "seed")]
+    parts = [table[~either]]
+    for _, group in table.groupby([table[name].astype("object") for name in beside], dropna=False):
+        plain = group["policy"].isin(EITHER) & group["value"].notna()
+        found = group.loc[~plain & group["value"].notna(), setting].unique()
+        parts += [group[plain].assign(**{setting: value}) for value in found] if len(found) else [group[plain]]
+    return pd.concat(parts, ignore_index=True)
 
 
 def _panel(group: pd.DataFrame, groups: list[pd.DataFrame], lost: pd.DataFrame, shared: Sequence[str]) -> Panel:

@@ -79,10 +79,10 @@ def data(table: pd.DataFrame) -> pd.DataFrame:
     cells = {str(cell): part for cell, part in rows.groupby("cell")}
     heads = {cell: part.iloc[0] for cell, part in cells.items()}
     full = [cell for cell, head in heads.items() if head["policy"] == "full"]
-    measured = {_key(head, "policy", "cache") for head in heads.values() if head["task"] == "perplexity"}
+    measured = {_key(head, "positions", "policy", "cache") for head in heads.values() if head["task"] == "perplexity"}
     lines = []
     for cell, head in heads.items():
-        again = head["task"] != "perplexity" and _key(head, "policy", "cache") in measured
+        again = head["task"] != "perplexity" and _key(head, "positions", "policy", "cache") in measured
         if cell in full or again or head["cache"] >= head["context"]:
             continue
         toplines = [cells[other] for other in full if _key(heads[other]) == _key(head)]
@@ -95,7 +95,7 @@ def data(table: pd.DataFrame) -> pd.DataFrame:
 
 def _key(head: pd.Series, *more: str) -> tuple[Any, ...]:
     """What a topline must agree in."""
-    names = [name for name in _panels.SHARED if name != "task"]
+    names = [name for name in _panels.SHARED if name not in ("task", "positions")]  # the full model has no gaps to close
     return tuple(None if pd.isna(head[name]) else head[name] for name in (*names, *more))
 
 

@@ -23,7 +23,6 @@ _METRICS = {
     "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L",
 }  # fmt: skip
 _WHOLE = {"accuracy": (0.0, 1.0)}  # scores whose whole range is drawn
-_EITHER = ("full", "baseline")  # read every prompt alike, whatever the prefill
 
 
 def plot(
@@ -79,18 +78,11 @@ def _metric(table: pd.DataFrame, wanted: str | None) -> str:
 
 
 def _in_both_prefills(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with the lines of full model and baseline once for each prefill that a policy beside them was run in."""
+    """The table with full model and baseline beside each prefill; refused where it is none."""
     lacking = sorted(set(_SHARED) - set(table.columns))
     if lacking:
         raise UsageError(f"not a summary table, it lacks {', '.join(lacking)}: give what `msrnn-bench collect` writes")
-    either = table["policy"].isin(_EITHER) & table["value"].notna()
-    beside = [name for name in _SHARED if name not in ("prefill", "seed")]
-    parts = [table[~either]]
-    for _, group in table.groupby([table[name].astype("object") for name in beside], dropna=False):
-        plain = group["policy"].isin(_EITHER) & group["value"].notna()
-        prefills = group.loc[~plain & group["value"].notna(), "prefill"].unique()
-        parts += [group[plain].assign(prefill=prefill) for prefill in (prefills if len(prefills) else ["stepwise"])]
-    return pd.concat(parts, ignore_index=True)
+    return _panels.in_each(table, "prefill", _SHARED)
 
 
 def _place(panel: Panel) -> tuple[Any, ...]:

@@ -29,7 +29,6 @@ TOPLINE_KEYS = [
     "seed",
     "bos",
     "dtype",
-    "positions",
     "template",
     "variant",
     *PARTS,
