@@ -111,7 +111,7 @@ OTHERWISE = {  # for a task alone
 }  # fmt: skip
 ONE_VALUE = {  # others are refused
     *((task, "prefill") for task in ("perplexity", "retention", "extrapolation", "efficiency", "equivalence")),
-    ("extrapolation", "context"), ("lm_eval", "dataset.bos"), ("efficiency", "workers"),
+    ("extrapolation", "context"), ("lm_eval", "dataset.bos"), ("efficiency", "workers"), ("equivalence", "positions"),
 }  # fmt: skip
 PROMPTS = {"retrieval": "{document} {question}", "squality": "{document} {question}", "qasper": "{document} {question}"}
 

@@ -130,6 +130,7 @@ def _science(config: Any, top: bool = True) -> Any:
     if top and str(kept.get("policy", {}).get("_target_", "")).endswith(".Full"):
         kept.pop("cache", None)
         kept.pop("prefill", None)
+        kept.pop("positions", None)
     return kept
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from msrnn_bench.datasets.chunks import Chunk, chunks
 from msrnn_bench.errors import Count, UsageError, check_fields
-from msrnn_bench.job import Job, load
+from msrnn_bench.job import Job, Work, load
 from msrnn_bench.multistate.footprint import exact_bytes
 from msrnn_bench.policies import Baseline
 from msrnn_bench.results.cells import Row
@@ -80,6 +80,11 @@ class Efficiency:
                 f"cache={job.cache} is not full after {before} tokens, behind which the timed ones begin: take less, "
                 "or policy=full for all of them"
             )
+
+    def work(self, job: Job) -> Work:
+        """The text read once, and the timed runs at no more than `max_batch` rows; finding the largest batch comes on top."""
+        timed = (1 + self.repeats) * (self.steps + self.piece) * (1 + self.max_batch)
+        return Work(self._length(job) + timed, rows=self.max_batch, logits=self.piece)
 
     def rows(self, job: Job) -> Iterator[Row]:
         """Bytes, the largest batch, then the runs."""

@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from msrnn_bench.datasets.amount import amount
 from msrnn_bench.datasets.chunks import Chunk, chunks
 from msrnn_bench.errors import UsageError, check_fields
-from msrnn_bench.job import Job, load
+from msrnn_bench.job import Job, Work, load
 from msrnn_bench.multistate.attention import Session, bounded
 from msrnn_bench.multistate.naming import cache_in, carried
 from msrnn_bench.multistate.rotation import forget_lengths, stretches
@@ -71,6 +72,11 @@ class Equivalence:
                 f"cache={job.cache} has room for all {job.context} tokens, so nothing would be evicted: "
                 f"take cache={max(1, job.context // 4)}, or a larger context"
             )
+
+    def work(self, job: Job) -> Work | None:
+        """Each token of the texts; how often it is read is in the rate of finished cells."""
+        found = amount(job.dataset, context=job.context, documents=job.documents, tokens=job.tokens)
+        return None if found is None else Work(*found, logits=job.context)
 
     def rows(self, job: Job) -> Iterator[Row]:
         """Rows of all texts, in order."""

@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from msrnn_bench.datasets.amount import amount
 from msrnn_bench.datasets.chunks import Chunk, beginnings
 from msrnn_bench.errors import Count, UsageError, check_fields
-from msrnn_bench.job import Job, load
+from msrnn_bench.job import Job, Work, load
 from msrnn_bench.models.limits import is_rotary, max_positions
 from msrnn_bench.models.sources import Loaded
 from msrnn_bench.multistate.attention import bounded
@@ -94,6 +95,12 @@ class Extrapolation:
                 f"tokens={job.context} is more than the {limit} positions of {name}: positions=compressed stays among "
                 "those it was trained on, model.extrapolate=true goes beyond"
             )
+
+    def work(self, job: Job) -> Work | None:
+        """Each document's beginning read once; of the baseline, a batch of pieces at a time."""
+        found = amount(job.dataset, context=job.context, documents=job.documents, tokens=job.context)
+        once = job.cache if isinstance(job.policy, Baseline) and job.cache is not None else self.chunk
+        return None if found is None else Work(*found, logits=min(once, job.context))
 
     def rows(self, job: Job) -> Iterator[Row]:
         """Rows of all documents, in order; one that an earlier run has read is not read again."""
