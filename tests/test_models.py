@@ -21,6 +21,7 @@ from msrnn_bench.errors import MachineError, UsageError
 from msrnn_bench.models import files as model_files
 from msrnn_bench.models import hub as model_hub
 from msrnn_bench.models import sources as models
+from msrnn_bench.models.failing import readable
 from msrnn_bench.models.sources import GgufModel, HubModel, LocalModel, PackagedGguf
 
 CHOICES = sorted((ROOT / "conf" / "model").rglob("*.yaml"))
@@ -333,7 +334,7 @@ def test_positions(kind: str, positions: int | None, rotary: bool) -> None:
 
 def test_running_out_of_memory_is_the_machines() -> None:
     for error in (torch.OutOfMemoryError("CUDA out of memory. Tried to\nallocate"), MemoryError()):
-        with pytest.raises(MachineError, match="dtype=bfloat16"), models._readable("big"):
+        with pytest.raises(MachineError, match="dtype=bfloat16"), readable("big"):
             raise error
 
 

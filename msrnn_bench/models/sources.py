@@ -4,18 +4,17 @@ Knows no task, no policy and no attention (what cannot be bounded is refused whe
 it imports neither torch nor transformers, and neither does `fingerprint`: skipping a finished cell stays fast.
 """
 
-import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import JsonValue
 
-from msrnn_bench.errors import MachineError, UsageError, check_fields, one_line, out_of_memory
+from msrnn_bench.errors import MachineError, UsageError, check_fields, one_line
 from msrnn_bench.models import facts, files, gguf, headers, hub
 from msrnn_bench.models.drawn import drawn
+from msrnn_bench.models.failing import readable
 from msrnn_bench.models.limits import check_supported, is_rotary, max_positions
 from msrnn_bench.models.tokenizer import bytes_tokenizer, describe, handling
 
@@ -87,7 +86,7 @@ class Model(ABC):
         from transformers import AutoConfig
 
         folder = None if self.fileless else self.folder(weights=False)
-        with headers.quiet(), _readable(self.name):
+        with headers.quiet(), readable(self.name):
             if folder is None:
                 config = AutoConfig.for_model(**dict[str, Any](self.architecture or {}))
             else:
@@ -124,7 +123,7 @@ class Model(ABC):
         config = self.config()
         folder = None if self.fileless else self.folder(weights=not self.random)
         settings = {"config": config, "dtype": getattr(torch, dtype), "device_map": self.device_map}
-        with headers.quiet(), _readable(self.name):
+        with headers.quiet(), readable(self.name):
             if self.random or folder is None:
                 model = self._drawn(config, settings["dtype"], seed)
             else:
@@ -264,28 +263,3 @@ def usable_device(name: str) -> Any:
     except Exception as error:  # each backend has its own way to say that it is absent
         raise MachineError(f"device={name} is not on this machine ({one_line(error)}): use device=cpu") from error
     return place
-
-
-@contextlib.contextmanager
-def _readable(name: str) -> Iterator[None]:
-    """Other libraries' errors while a model is read, as one line: what the machine lacks, or what the files are."""
-    import torch
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-
-    known = (OSError, ValueError, LookupError, AttributeError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
-    try:
-        yield
-    except ImportError as error:
-        raise MachineError(f"{name} needs a package that is missing: {one_line(error)}") from error
-    except torch.AcceleratorError as error:
-        raise MachineError(f"{name}: the device failed ({one_line(error)}): use device=cpu") from error
-    except Exception as error:
-        if out_of_memory(error):
-            raise MachineError(
-                f"{name} does not fit into memory ({one_line(error)}): "
-                "take dtype=bfloat16, a smaller model, or model.device_map=auto"
-            ) from error
-        if isinstance(error, known) or type(error) is Exception:  # tokenizers raises the bare class
-            raise UsageError(f"model {name} cannot be loaded ({one_line(error)}): check its files") from error
-        raise

@@ -155,7 +155,7 @@ class Extrapolation:
             found = Measured(losses(loaded.model, ids, self.chunk, states, None, job.progress.advance), 0.0)
             report(states, job, found)
         found.seconds = time.perf_counter() - begin
-        shared = {key: value for key, value in asdict(found).items() if key != "values"}
+        shared = {key: value for key, value in asdict(found).items() if key not in ("values", "deaths")}
         shared |= {"tokens_per_second": job.context / found.seconds, "peak_bytes": peak_bytes()}
         return {"shared": shared, "buckets": list(self._sums(found.values["nll"]))}
 
