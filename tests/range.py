@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TORCH = "torch==2.13.0"
 WAYS = {"lowest": "lowest-direct", "newest": "highest"}
 SHOWN = ("torch", "transformers", "lm-eval", "hydra-core", "datasets", "pandas", "numpy", "numba", "matplotlib")
+COMPILED = ("numpy", "scipy", "pandas", "numba", "matplotlib")  # by wheel: the lowest that this Python has one of
 NOT_HERE = re.compile(r"(torch|triton|nvidia-.*|cuda-.*)==")  # of torch's own range
 
 
@@ -27,8 +28,9 @@ def environment(python, way, folder):
     said(python, "-m", "venv", folder)
     inside = folder / "bin/python"
     said(inside, "-m", "pip", "install", "--quiet", TORCH, "uv")
+    wheels = [part for name in COMPILED for part in ("--only-binary", name)]
     wanted = said(
-        folder / "bin/uv", "pip", "compile", "--quiet", "--resolution", WAYS[way], "--python", inside, "--extra", "dev",
+        folder / "bin/uv", "pip", "compile", "--quiet", "--resolution", WAYS[way], "--python", inside, "--extra", "dev", *wheels,
         ROOT / "pyproject.toml",
     )  # fmt: skip
     pins = [line for line in wanted.splitlines() if re.match(r"[\w.-]+==", line) and not NOT_HERE.match(line)]

@@ -56,10 +56,12 @@ def about(model: Any) -> Facts:
                     f"{model.name}'s repository holds pickled weights, which are not loaded: download it, then "
                     "msrnn-bench convert FOLDER OUT, and model=local model.path=OUT"
                 )
-            if not hasattr(model, "facts") or given.get("looked_up") is None:
-                download = 0 if not hasattr(model, "repo") else download  # a GGUF file is here, only not converted
-            else:
+            if not hasattr(model, "repo"):
+                download = 0  # a GGUF file is here, only not converted
+            elif given.get("looked_up"):
                 notes.append(f"{model.name}: sizes and licence as looked up on {given['looked_up']}, not asked now")
+            elif given:
+                notes.append(f"{model.name}: sizes and licence are noted from memory, not held against its page")
     gated = bool(given.get("gated")) and download != 0
     rates = {key: given.get(key, {}) for key in ("rates", "rates_of")}
     return Facts(**known, parameters=parameters, download=download, gated=gated, notes=tuple(notes), **rates)
