@@ -1,7 +1,10 @@
 """The perplexity task: its sums against a plain computation, its buckets, the baseline, and agreement on a real model."""
 
+import subprocess
+import sys
 import tempfile
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import oracle
@@ -131,3 +134,28 @@ def test_the_random_model_is_seeded(tmp_path):
         for s in (0, 0, 1)
     )
     assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+GROWTH = """
+import torch, transformers, msrnn_bench as mb
+from msrnn_bench.tasks.perplexity import baseline_losses, losses
+config = transformers.LlamaConfig(vocab_size=49152, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+                                  num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=16384)
+model = transformers.LlamaForCausalLM(config).to(torch.bfloat16).eval()
+ids = torch.randint(0, 49152, (1, 4096))
+held = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096
+for read in (lambda n: losses(model, ids[:, :n], 512, mb.bounded(model, mb.Tova(), 64), None),
+             lambda n: baseline_losses(model, ids[:, :n], 1024)):
+    read(1024)
+    before = held()
+    read(4096)
+    print((held() - before) // 2**20)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux for the process's pages")
+def test_memory_does_not_grow_with_the_text():
+    # 3,072 tokens more are 576 MiB of logits in float32, which small tensors kept among them would pin
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", GROWTH], capture_output=True, text=True, check=True)
+    streamed, chunks = map(int, done.stdout.split())
+    assert streamed < 200 and chunks < 200, done.stdout

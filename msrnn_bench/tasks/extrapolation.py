@@ -32,7 +32,8 @@ from msrnn_bench.multistate.support import sliding_window
 from msrnn_bench.policies import Baseline, Full
 from msrnn_bench.results.cells import Row
 from msrnn_bench.results.journal import Journal
-from msrnn_bench.tasks.perplexity import Measured, baseline_losses, losses, peak_bytes, report
+from msrnn_bench.tasks.cost.memory import peak_bytes
+from msrnn_bench.tasks.perplexity import Measured, baseline_losses, losses, report
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,6 @@ A killed cell goes on at the document it was in.
 from __future__ import annotations
 
 import logging
-import resource
-import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -32,6 +30,7 @@ from msrnn_bench.multistate.rotation import piece_of
 from msrnn_bench.policies import Baseline, Full
 from msrnn_bench.results.cells import Row
 from msrnn_bench.results.journal import Journal, packed, unpacked
+from msrnn_bench.tasks.cost.memory import peak_bytes
 
 log = logging.getLogger(__name__)
 
@@ -216,7 +215,7 @@ def losses(
     `advance` is told how many tokens each pass has read."""
     total = ids.shape[1]
     chunk = piece_of(model.config, total, chunk)
-    parts: dict[str, list[Tensor]] = {"nll": []}
+    values = {"nll": np.empty(total - 1)}
     for at in range(0, total, chunk):
         part = ids[:, at : at + chunk]
         targets = ids[0, at + 1 : at + chunk + 1]
@@ -228,14 +227,15 @@ def losses(
                 reference = model(part, **carried(model, full.current)).logits[0, : len(targets)]
         for row in range(0, len(targets), PIECE):
             here = slice(row, row + PIECE)
-            parts["nll"].append(_nll(logits[here], targets[here]))
+            found = {"nll": _nll(logits[here], targets[here])}
             if reference is not None:
-                for metric, values in _compare(logits[here], reference[here]).items():
-                    parts.setdefault(metric, []).append(values)
+                found |= _compare(logits[here], reference[here])
+            for metric, x in found.items():  # into arrays made before: small tensors kept among large ones pin the heap's pages
+                values.setdefault(metric, np.empty(total - 1))[at + row : at + row + len(x)] = x.double().cpu().numpy()
         del logits, reference
         if advance is not None:
             advance(part.shape[1])
-    return {metric: torch.cat(values).double().cpu().numpy() for metric, values in parts.items()}
+    return values
 
 
 def _nll(logits: Tensor, targets: Tensor) -> Tensor:
@@ -256,21 +256,22 @@ def _wide(logits: Tensor) -> Tensor:
 def baseline_losses(model: Any, ids: Tensor, size: int, advance: Callable[[int], None] | None = None) -> dict[str, np.ndarray]:
     """Independent inputs jk..jk+k-1 predict targets jk+1..jk+k: the same targets as every other policy."""
     total = ids.shape[1]
-    values: list[Tensor] = []
+    values = np.empty(total - 1)
     whole = (total - 1) // size
     rows = max(1, 4096 // size)  # rows of a batch: as many tokens as a chunk of the paper
     batches = [ids[0, : whole * size].view(whole, size)[i : i + rows] for i in range(0, whole, rows)]
     if whole * size < total - 1:
         batches.append(ids[:, whole * size : total - 1])
+    here = 0
     for batch in batches:
-        begin = sum(len(v) for v in values)
-        for row, logits in enumerate(model(batch, use_cache=False).logits):
-            here = begin + row * logits.shape[0]
-            targets = ids[0, here + 1 : here + logits.shape[0] + 1]
-            values.append(torch.cat([_nll(logits[i : i + PIECE], targets[i : i + PIECE]) for i in range(0, len(targets), PIECE)]))
+        for logits in model(batch, use_cache=False).logits:
+            for row in range(0, len(logits), PIECE):
+                part = _nll(logits[row : row + PIECE], ids[0, here + 1 : here + 1 + len(logits[row : row + PIECE])])
+                values[here : here + len(part)] = part.double().cpu().numpy()
+                here += len(part)
         if advance is not None:
             advance(batch.numel())
-    return {"nll": torch.cat(values).double().cpu().numpy()}
+    return {"nll": values}
 
 
 def report(states: Session, job: Job, result: Measured) -> None:
@@ -290,11 +291,3 @@ def report(states: Session, job: Job, result: Measured) -> None:
     result.first_eviction = min(int(layer.first_eviction.min()) for layer in layers) if due else None
     result.max_states = largest
     result.state_bytes = sum(layer.nbytes for layer in layers)
-
-
-def peak_bytes() -> int:
-    """The process's largest resident set so far; on CUDA the largest allocation."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

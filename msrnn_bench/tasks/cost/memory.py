@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +65,11 @@ def peak(device: torch.device) -> int | None:
         return None
     found: list[Any] = re.findall(r"^VmHWM:\s+(\d+) kB", _STATUS.read_text(encoding="utf-8"), flags=re.M)
     return int(found[0]) * 1024 if found else None
+
+
+def peak_bytes() -> int:
+    """The process's largest resident set so far; on CUDA the largest allocation."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
