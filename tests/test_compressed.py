@@ -240,6 +240,8 @@ def test_a_model_of_one_layer_at_the_places_of_the_kept(kind):
         torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=1e-9)
         torch.testing.assert_close(before.logits[0, :k], own[:k], atol=1e-9, rtol=1e-9)
         assert float((ours - own[-1]).abs().max()) > 1e-3
+    for dtype in (torch.float32, torch.bfloat16):
+        assert len(rotations(model.to(dtype), 500)) == 1  # equal to its own up to the dtype's rounding
 
 
 @pytest.mark.parametrize("name", evicting())
