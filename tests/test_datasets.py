@@ -24,7 +24,7 @@ CONFIGS = sorted((ROOT / "conf" / "dataset").rglob("*.yaml"))
 
 def from_yaml(name, **changes):
     config = OmegaConf.load(ROOT / "conf" / "dataset" / f"{name}.yaml")
-    return instantiate(OmegaConf.merge(config, changes))
+    return instantiate(OmegaConf.merge(config, changes), _convert_="all")
 
 
 def refusal(kind, call, *args, **kwargs):

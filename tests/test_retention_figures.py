@@ -320,7 +320,7 @@ def test_many_policies_are_in_the_table_and_four_in_the_figure():
     assert set(figures.data("token_classes", given)["policy"]) == set(names)
     two = figures.draw("token_classes", given, policies=["window", "tova"])
     assert list(lines(two)) == ["Window", "TOVA"]
-    with pytest.raises(UsageError, match="policies=tovo is none of those measured"):
+    with pytest.raises(UsageError, match="policies has tovo, which is none of those measured"):
         figures.draw("token_classes", given, policies=["tovo"])
 
 

@@ -54,7 +54,10 @@ def _draw(name: str, folder: Path, stem: Path, options: Namespace) -> None:
         settings: dict[str, Any] = {"note": options.note or PUBLISHED}
     else:
         table = _tables(folder, figures.table_of(name))
-        settings = {"note": options.note or figures.note(table), "published": options.published == "true"}
+        settings = {
+            "note": options.note or figures.note(table),
+            "published": {"true": True, "false": False}.get(options.published),
+        }
     if options.metric:
         settings["metric"] = options.metric
     if options.paper:

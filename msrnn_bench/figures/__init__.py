@@ -43,14 +43,15 @@ def names() -> list[str]:
     return sorted(name for name in modules if name != "style" and not name.startswith("_"))
 
 
-def draw(name: str, table: "pd.DataFrame", *, published: bool = False, **options: Any) -> "Figure":
-    """The figure of that name from its table; `published`: with the paper's numbers, which is `paper=` with all it prints."""
+def draw(name: str, table: "pd.DataFrame", *, published: bool | None = None, **options: Any) -> "Figure":
+    """The figure of that name from its table; `published`: with the paper's numbers, which is `paper=` with all it prints (None:
+    as the figure has it)."""
     if name not in names():
         raise UsageError(f"no figure {name!r}: choose from {', '.join(names())}")
     plot = importlib.import_module(f"{__name__}.{name}").plot
     known = list(inspect.signature(plot).parameters)[1:]
-    if published and "published" in known:
-        options["published"] = True
+    if published is not None and "published" in known:
+        options["published"] = published
     elif published:
         from msrnn_bench.figures import _published
 

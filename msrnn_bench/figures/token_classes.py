@@ -141,7 +141,7 @@ def _chosen(values: pd.DataFrame, wanted: list[str] | None, thick: list[str]) ->
     there = list(dict.fromkeys(values["policy"]))
     if wanted is not None:
         if unknown := sorted(set(wanted) - set(there)):
-            raise UsageError(f"policies={unknown[0]} is none of those measured: {', '.join(there)}")
+            raise UsageError(f"policies has {unknown[0]}, which is none of those measured: {', '.join(there)}")
         return wanted
     if len(there) <= _MOST:
         return there

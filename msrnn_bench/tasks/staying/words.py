@@ -51,7 +51,7 @@ def check_installed() -> None:
     missing = [name for name in ("textblob", "nltk") if find_spec(name) is None]
     if missing:
         raise MachineError(
-            f"task.classes=pos tags words with {' and '.join(missing)}, which is not installed: "
+            f"task.classes=[pos] tags words with {' and '.join(missing)}, which is not installed: "
             "pip install msrnn-bench[pos], or set task.classes=[char]"
         )
 
