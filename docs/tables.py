@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from msrnn_bench.results import intervals
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "docs/results.md"]
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n)((?:\|.*\n)*)")
@@ -87,10 +89,59 @@ def niah() -> str:
     return markdown(["policy", 256, 1024], [[p, both(p, 256), both(p, 1024)] for p in ("tova", "window4", "h2o")])
 
 
+def _with_interval(metric: str, rows: pd.DataFrame, digits: int = 2) -> str:
+    """The value over all documents, and its interval over them."""
+    sums = rows.groupby("document")[["total", "count"]].sum().to_numpy("float64")
+    found = intervals.interval(metric, sums)
+    width = f" [{found.low:.{digits}f}, {found.high:.{digits}f}]" if found else ""
+    return f"{float(intervals.value(metric, sums.sum(0))):.{digits}f}{width}"
+
+
+def retention() -> str:
+    """What stays: shares, and the classes kept longest of those with 100 tokens or more."""
+    rows = pd.read_csv(ROOT / "results/retention/tidy.csv")
+
+    def longest(part: pd.DataFrame) -> str:
+        scheme = "class:pos/" if part["dataset"].iloc[0] == "pydocs" else "class:token/"
+        lives = part[(part["metric"] == "lifetime") & part["subtask"].fillna("").str.startswith(scheme)]
+        sums = lives.groupby("subtask")[["total", "count"]].sum()
+        layers = rows.loc[rows["subtask"].fillna("").str.startswith("layer:"), "subtask"].nunique()
+        steps = (sums["total"] / sums["count"])[sums["count"] >= 100 * layers].sort_values(ascending=False)
+        return " · ".join(f"{name.removeprefix(scheme)} {value:.0f}" for name, value in steps.head(5).items())
+
+    lines = []
+    for text in ("pydocs", "pysource"):
+        for policy in ("tova", "h2o", "window4"):
+            part = rows[(rows["dataset"] == text) & (rows["policy"] == policy)]
+            recent = part[(part["metric"] == "recent_share") & (part["subtask"] == "all:full")]
+            first = part[part["metric"] == "first_alive"]
+            lines.append(
+                [text, policy, _with_interval("recent_share", recent), _with_interval("first_alive", first), longest(part)]
+            )
+    return markdown(["text", "policy", "recent", "first token held", "kept longest, mean steps"], lines)
+
+
+def extrapolation() -> str:
+    """Running perplexity at some lengths, and how far it moves from the first of them to the last, paired."""
+    rows = pd.read_csv(ROOT / "results/extrapolation/tidy.csv")
+    marks, lines = (10_000, 20_000, 40_000, 70_000), []
+    for (policy, positions), part in rows.groupby(["policy", "positions"]):
+        sums = [
+            part[part["bucket_end"] <= mark].groupby("document")[["total", "count"]].sum().to_numpy("float64") for mark in marks
+        ]
+        moved = intervals.difference("nll", sums[-1], sums[0])
+        assert moved is not None
+        values = [float(intervals.value("nll", each.sum(0))) for each in sums]
+        lines.append([policy, positions, *(f"{v:.2f}" for v in values),
+                      f"{values[-1] - values[0]:+.2f} [{moved.low:.2f}, {moved.high:.2f}]"])  # fmt: skip
+    return markdown(["policy", "positions", *(f"{mark:,}" for mark in marks), "10,000 to 70,000"], lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "novels": lambda: perplexity("novels"), "novels_short": lambda: perplexity("novels", SHORT, [64, 256, 1024]),
     "pysource": lambda: perplexity("pysource"), "stories260k": lambda: perplexity("stories260k"),
     "retrieval": retrieval, "squality": squality, "niah": niah,
+    "retention": retention, "extrapolation": extrapolation,
 }  # fmt: skip
 
 

@@ -163,14 +163,18 @@ def test_every_figure_is_shown_and_every_folder_has_its_commands(folder):
 def test_the_sweeps_are_those_that_were_run():
     """The experiments beside the tables name the policies, sizes and settings of the committed cells."""
     found = {}
-    for name in re.findall(r"^msrnn-bench sweep experiment=(laptop/\S+)", (ROOT / "docs/results.md").read_text(), flags=re.M):
+    sweeps = re.findall(r"^msrnn-bench sweep experiment=(laptop/\S+)(.*)", (ROOT / "docs/results.md").read_text(), flags=re.M)
+    for name, given in sweeps:
         config, text = compose_one([f"experiment={name}"]), (config_dir() / "experiment" / f"{name}.yaml").read_text()
+        base = re.search(r"- /experiment/(\S+)", text)
+        text = text if base is None else (config_dir() / "experiment" / f"{base[1]}.yaml").read_text() + text
         params = dict(re.findall(r"^      (policy|cache): (\S+)$", text, flags=re.M))
+        params |= dict(re.findall(r" (policy|cache)=(\S+)", given))
         seen = found.setdefault(Path(config.results_dir).name, {"policies": set(), "sizes": set(), "settings": set()})
         seen["policies"] |= set(params["policy"].split(","))
         seen["sizes"] |= set(map(int, params["cache"].split(",")))
         task = config.task._target_.split(".")[2]
-        seen["settings"].add((task, config.dtype, config.context, config.seed))
+        seen["settings"].add((task, config.dtype, config.context or config.tokens, config.seed))
     assert sorted(found) == RESULTS
     for folder, seen in found.items():
         lines = table(folder)

@@ -29,7 +29,7 @@ _METADATA: dict[str, dict[str, None]] = {
 # What is drawn of a task's results where no figure is asked for; of others' what their metrics are, and what names the task.
 SUITED = {
     "perplexity": ["perplexity"], "stories": ["stories"], "retrieval": ["score", "depth"],
-    "retention": ["retention_map", "first_tokens", "token_classes", "perplexity"],
+    "retention": ["retention_map", "first_tokens", "token_classes"],
     "extrapolation": ["extrapolation"], "efficiency": ["efficiency"],
     "equivalence": [],  # the theorem is a table: see summary.csv
 }  # fmt: skip
