@@ -1,5 +1,7 @@
 """What a state costs, with known answers: bytes by arithmetic and as allocated, the largest batch, repeats, the figures."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pandas as pd
@@ -106,18 +108,28 @@ def test_bytes_for_people():
     assert [memory.shown(n) for n in (12, 1536, 2 * 1024**3, 5 * 1024**5)] == ["12 bytes", "1.5 KiB", "2 GiB", "5.12e+03 TiB"]
 
 
-def test_the_peak_is_counted_anew():
-    device = torch.device("cpu")
-    memory.forget_peak(device)
-    before = memory.peak(device)
-    if before is None:
-        pytest.skip("this system does not count a peak anew")
-    block = torch.ones(48 * 2**20, dtype=torch.uint8)
+PEAK = """
+import torch
+from msrnn_bench.tasks.cost import memory
+device = torch.device("cpu")
+memory.forget_peak(device)
+before = memory.peak(device)
+if before is not None:
+    block = torch.ones(256 * 2**20, dtype=torch.uint8)
     held = memory.peak(device)
-    assert held - before > 40 * 2**20
     del block
     memory.forget_peak(device)
-    assert memory.peak(device) < held - 30 * 2**20
+    print((held - before) // 2**20, (held - memory.peak(device)) // 2**20)
+"""
+
+
+def test_the_peak_is_counted_anew():
+    """In a process of its own: in one that has freed as much, new memory need not be new pages."""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", PEAK], capture_output=True, text=True, check=True)
+    if not done.stdout:
+        pytest.skip("this system does not count a peak anew")
+    grown, given_back = map(int, done.stdout.split())
+    assert grown > 200 and given_back > 200
 
 
 # --- the search

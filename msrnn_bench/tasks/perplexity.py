@@ -95,7 +95,8 @@ class Perplexity:
     def rows(self, job: Job) -> Iterator[Row]:
         """Rows of all documents, in order."""
         loaded, pieces = inputs(job)
-        if piece_of(loaded.model.config, job.context, self.chunk) > min(self.chunk, job.context):
+        once = min(self.chunk, job.context)
+        if piece_of(loaded.model.config, job.context, once) > once:
             log.warning(
                 "the model's rotation depends on the text's length: each is read in one call of %d tokens, not of %d",
                 job.context, self.chunk,
