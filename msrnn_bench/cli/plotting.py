@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import zipfile
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from msrnn_bench import figures
 from msrnn_bench.errors import UsageError
 from msrnn_bench.figures import _published
+from msrnn_bench.results.arrays import read_arrays
 from msrnn_bench.results.files import write_atomically
 from msrnn_bench.results.summary import SUMMARY_TYPES, TIDY_TYPES, collect
 
@@ -64,7 +63,7 @@ def _draw(name: str, folder: Path, stem: Path, options: Namespace) -> None:
         settings["paper"] = _table(Path(options.paper).expanduser())
     settings |= {option: value for option in OPTIONS if (value := getattr(options, option)) is not None}
     if kind := figures.arrays_of(name):
-        settings["arrays"] = _arrays(folder, kind)
+        settings["arrays"] = read_arrays(folder, kind)
     paths = figures.save(figures.draw(name, table, **settings), stem)
     shown = figures.data(name, table)
     if shown is not None:
@@ -72,19 +71,6 @@ def _draw(name: str, folder: Path, stem: Path, options: Namespace) -> None:
         write_atomically(paths[-1], shown.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
     for path in paths:
         print(path)
-
-
-def _arrays(folder: Path, kind: str) -> dict[str, Any]:
-    """Of every cell that kept one, its array of that name."""
-    found = {}
-    for path in sorted((folder / "cells").glob("[!.]*.npz")):
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                if kind in arrays:
-                    found[path.stem] = arrays[kind]
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise UsageError(f"{path} is damaged ({error}): delete it with its .json and run the cell again") from error
-    return found
 
 
 def _tables(folder: Path, which: str) -> pd.DataFrame:

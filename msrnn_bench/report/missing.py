@@ -11,6 +11,7 @@ import pandas as pd
 from msrnn_bench.errors import one_line
 from msrnn_bench.report.drawing import Undrawn
 from msrnn_bench.report.folders import Folder, Together
+from msrnn_bench.report.tables import parts
 
 # A cell's configuration and what is to be changed of it -> the command that measures that. The command line brings it.
 Command = Callable[[Mapping[str, Any], Mapping[str, str]], str]
@@ -62,7 +63,7 @@ def _holes(folder: Folder, command: Command) -> list[Missing]:
     """Of each grid: sizes at which others were measured and a policy was not; toplines that nothing is held against."""
     lines = folder.summary.drop_duplicates("cell")
     found = []
-    for grid in _groups(lines, _GRID):
+    for grid in parts(lines, _GRID):
         bounded = grid[grid["cache"].notna()]
         sizes = sorted(set(bounded["cache"]))
         for policy, mine in bounded.groupby("policy", sort=True):
@@ -72,7 +73,7 @@ def _holes(folder: Folder, command: Command) -> list[Missing]:
                 changes = {"cache": ",".join(str(size) for size in lacking)}
                 why, how = "others of its grid were measured there", _like(folder, mine, changes, command)
                 found.append(Missing(folder.name, "not measured", what, why, how))
-    for grid in _groups(lines, _TOPLINE):
+    for grid in parts(lines, _TOPLINE):
         if (grid["policy"] != _UNBOUNDED).all():
             why, how = "no policy can be compared with it", _like(folder, grid, {"policy": _UNBOUNDED}, command)
             found.append(Missing(folder.name, "not measured", f"{_subject(grid)}: the topline", why, how))
@@ -94,13 +95,6 @@ def _some(found: list[Missing], folder: Folder, kind: str) -> list[Missing]:
     if len(found) <= _MOST:
         return found
     return [*found[:_MOST], Missing(folder.name, kind, f"{len(found) - _MOST:,} more", "the folder's manifests name them", "")]
-
-
-def _groups(lines: pd.DataFrame, keys: list[str]) -> list[pd.DataFrame]:
-    if lines.empty:
-        return []
-    texts = lines[keys].astype("str").fillna("").agg("\0".join, axis=1)
-    return [group for _, group in lines.groupby(texts, sort=True)]
 
 
 def _subject(lines: pd.DataFrame) -> str:

@@ -76,7 +76,7 @@ def make(summary: pd.DataFrame) -> list[Table]:
     known = summary[summary["value"].notna()]
     tables: list[Table] = []
     read: set[tuple[str, ...]] = set()
-    for part in _parts(known, _TABLE):
+    for part in parts(known, _TABLE):
         metric, where = str(part["metric"].iloc[0]), tuple(str(part[name].iloc[0]) for name in _TABLE[:-1])
         if metric == "nll" and part["difference"].notna().any() and part["task"].iloc[0] == "perplexity":
             tables += [_values(part, first=True), _excess(part)]
@@ -114,13 +114,13 @@ def shown(value: float, digits: int | None = None) -> str:
 def _values(part: pd.DataFrame, *, first: bool) -> Table:
     groups, left = [], _MOST
     sizes = _sizes(part)
-    several = len(_parts(part, _GROUP)) > 1
-    for group in _parts(part, _GROUP):
+    several = len(parts(part, _GROUP)) > 1
+    for group in parts(part, _GROUP):
         lines = _lines(group, sizes, _plain)
         groups.append(Group(_group_title(group, part) if several else "", lines[: max(left, 0)]))
         left -= len(lines)
     groups = [group for group in groups if group.lines]
-    total = sum(len(_lines(group, sizes, _plain)) for group in _parts(part, _GROUP)) if left < 0 else 0
+    total = sum(len(_lines(group, sizes, _plain)) for group in parts(part, _GROUP)) if left < 0 else 0
     return Table(
         str(part["task"].iloc[0]), str(part["metric"].iloc[0]), f"{_subject(part)}: {_quantity(part)}{_ways(part)}",
         [f"{size:,.0f}" for size in sizes], groups, _methods(part, "interval"), max(0, total - _MOST), first,
@@ -130,7 +130,7 @@ def _values(part: pd.DataFrame, *, first: bool) -> Table:
 def _excess(part: pd.DataFrame) -> Table:
     """How far above the topline, in percent of it, beside what the paper's own Table 3 says of LLaMA-2-7B."""
     sizes = _sizes(part)
-    groups = [Group(_group_title(group, part), _excess_lines(group, sizes)) for group in _parts(part, _GROUP)]
+    groups = [Group(_group_title(group, part), _excess_lines(group, sizes)) for group in parts(part, _GROUP)]
     notes = [
         "The interval is that of the paired difference. Published: the paper's Table 3, LLaMA-2-7B on PG-19, by the point; "
         "it is another model and another text.",
@@ -231,7 +231,7 @@ def _sizes(part: pd.DataFrame) -> list[float]:
     return sorted({float(size) for size in part["cache"].dropna()})
 
 
-def _parts(table: pd.DataFrame, keys: list[str]) -> list[pd.DataFrame]:
+def parts(table: pd.DataFrame, keys: list[str]) -> list[pd.DataFrame]:
     """Missing values do not equal themselves: the keys are text."""
     if table.empty:
         return []
