@@ -26,6 +26,17 @@ TINY = ["model=local", f"model.path={TINY_MODEL}", "dataset=text", f"dataset.pat
 GRID = [*TINY, "policy=full,tova", "cache=8,16"]
 
 
+@pytest.mark.parametrize("architecture", ["Emu3ForCausalLM", "LlamaForCausalLM"])
+def test_a_twin_is_counted_by_its_own_class(here, capsys, architecture):
+    """AutoModel does not take Emu3's text configuration; and a twin may be in float64, which has a size too."""
+    out = said(capsys, "task=equivalence", "model=twin", f"model.architecture={architecture}", "dtype=float64", "context=64",
+               "cache=16", "documents=1", "tokens=64")  # fmt: skip
+    twin = build(compose_one(["model=twin", f"model.architecture={architecture}"]).model, "model")
+    config = twin.config()
+    drawn = sum(parameter.numel() for parameter in twin.skeleton(config).parameters())
+    assert about(twin).parameters == drawn and f"{drawn:,} parameters x 8 bytes" in out
+
+
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from msrnn_bench.cli import main as cli
 from msrnn_bench.cli import paper
 from msrnn_bench.errors import UsageError
+from msrnn_bench.runs.build import build
 from msrnn_bench.runs.compose import choices, compose_grid, compose_one, config_dir
 
 PAPER = [name for name in choices("experiment") if name.startswith("paper/")]
@@ -185,12 +186,21 @@ def test_every_experiment_of_the_paper_is_a_step():
 def test_steps_are_commands_of_their_own(scale, commands):
     """Each composes as it is printed."""
     assert cli.main(["paper", f"scale={scale}", "dry_run=true", "novels=n", "squality=s", "qasper=q", "results_dir=r"]) == 0
-    assert len(commands[0]) == len(paper.SCALES[scale])
+    assert len(commands[0]) == sum(step.instead is None for step in paper.SCALES[scale])
     for command, *given in commands[0]:
         assert command == "sweep" and given[-1] == "dry_run=true"
         config = compose_one([override.partition(",")[0] for override in given])
         assert config.results_dir.startswith("r/") and config.dry_run
         assert len({override.partition("=")[0] for override in given}) == len(given)
+
+
+def test_novels_take_the_place_of_the_one_long_text(commands):
+    """As the paper's Figure 7 has books; without a folder of them one text of pydocs stands in."""
+    for given, expected in ((["novels=n"], "laptop/extrapolation_novels"), ([], "laptop/extrapolation")):
+        commands[0].clear()
+        assert cli.main(["paper", "dry_run=true", *given]) == 0
+        far = [command for command in commands[0] if "extrapolation" in command[1]]
+        assert {command[1] for command in far} == {f"experiment={expected}"} and len(far) == 2
 
 
 def test_at_k_as_large_as_the_context_one_policy_is_measured():
@@ -221,6 +231,7 @@ def test_what_has_no_path_is_not_measured_and_what_fails_is_named(commands, caps
 
 def test_seconds_are_summed_from_the_manifests(monkeypatch):
     """Of the committed results, each cell once however many steps have it."""
+    build(compose_one([]).model, "model").folder(weights=True)  # a cell's id needs the default model converted
     options = SimpleNamespace(results_dir=str(ROOT / "results"), workers="1", dry_run="false")
     step = paper.Step("laptop/fig3", ("policy=full,tova", "cache=64,128"))
     odd = paper.Step("laptop/novels")  # without a path a run refuses it

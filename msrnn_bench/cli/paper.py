@@ -19,12 +19,13 @@ from msrnn_bench.errors import UsageError
 
 @dataclass(frozen=True)
 class Step:
-    """A sweep. `path`: the option that names its text, without which it is left out; `alone`: it measures time, so one
-    process runs it."""
+    """A sweep. `path`: the option that names its text, without which it is left out; `instead`: the option
+    with which it is left out, for the text named there takes its place; `alone`: it measures time, so one process runs it."""
 
     experiment: str
     overrides: tuple[str, ...] = ()
     path: str | None = None
+    instead: str | None = None
     alone: bool = False
 
 
@@ -40,8 +41,8 @@ LAPTOP = (
     Step("laptop/needles"),
     Step("laptop/stories50"),
     Step("laptop/efficiency", alone=True),
-    Step("laptop/extrapolation"),
-    Step("laptop/extrapolation", ("policy=baseline", "cache=8192", "positions=original")),
+    Step("laptop/extrapolation", instead="novels"),
+    Step("laptop/extrapolation", ("policy=baseline", "cache=8192", "positions=original"), instead="novels"),
     Step("laptop/extrapolation_novels", path="novels"),
     Step("laptop/extrapolation_novels", ("policy=baseline", "cache=8192", "positions=original"), path="novels"),
     Step("laptop/squality", path="squality"),
@@ -64,6 +65,7 @@ def main(options: Namespace) -> int:
         raise UsageError(f"dry_run={options.dry_run} must be true or false")
     options.results_dir = str(Path(options.results_dir).expanduser())
     steps, failed = list(SCALES[options.scale]), []
+    steps = [step for step in steps if step.instead is None or not getattr(options, step.instead)]
     todo = [step for step in steps if step.path is None or getattr(options, step.path)]
     for number, step in enumerate(todo, start=1):
         print(f"\npaper {number}/{len(todo)}", flush=True)

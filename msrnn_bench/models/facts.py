@@ -43,7 +43,7 @@ def about(model: Any) -> Facts:
         config, notes = _config(model), []
         known: dict[str, Any] = {} if config is None else _shape(config)
         if model.random:  # drawn, not fetched; what the YAML notes is of the pretrained one
-            return Facts(**known, parameters=None if config is None else _drawn(config))
+            return Facts(**known, parameters=None if config is None else _drawn(model, config))
         parameters, download = given.get("parameters"), given.get("download")
         try:
             header = headers.read_header(files.weight_files(model.folder(weights=True)))
@@ -89,10 +89,9 @@ def _shape(config: Any) -> dict[str, Any]:
     return {"per_state": per_state, "vocabulary": getattr(text, "vocab_size", None), "positions": max_positions(config)}
 
 
-def _drawn(config: Any) -> int:
+def _drawn(model: Any, config: Any) -> int:
     """Parameters of a model to be drawn, counted on its skeleton, which holds no numbers."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     with torch.device("meta"), headers.quiet():
-        return sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(config).parameters())
+        return sum(parameter.numel() for parameter in model.skeleton(config).parameters())

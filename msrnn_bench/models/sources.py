@@ -158,6 +158,12 @@ class Model(ABC):
         """The model with weights drawn by the seed."""
         return drawn(config, dtype, seed, code=self.trust_remote_code)
 
+    def skeleton(self, config: Any) -> Any:
+        """The model of this configuration, with weights of whatever device torch is set to."""
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_config(config)
+
     def _reading(self) -> dict[str, Any]:
         return {"trust_remote_code": self.trust_remote_code, "local_files_only": True}
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from msrnn_bench.errors import UsageError, one_line
+from msrnn_bench.models import headers
 from msrnn_bench.models.sources import Model
 from msrnn_bench.models.tokenizer import folded_tokenizer
 
@@ -68,7 +69,8 @@ class Twin(Model):
 
         kind = self._kind()
         try:
-            return twin.shrunk(default_config(kind), tight=False)
+            with headers.quiet():
+                return twin.shrunk(default_config(kind), tight=False)
         except Exception as error:  # whatever a class raises whose defaults do not fit together
             raise UsageError(f"{self.architecture} has no tiny twin ({one_line(error)}): take another class") from error
 
@@ -102,6 +104,9 @@ class Twin(Model):
                 parameter.data = parameter.data.to(dtype)
         model.config.dtype = dtype
         return model
+
+    def skeleton(self, config: Any) -> Any:
+        return self._kind()(config)  # its own class: AutoModel does not take every text configuration (Emu3's)
 
     def _tokenizer(self, folder: Path | None, config: Any) -> Any:
         from msrnn_bench.multistate.probe import special_ids

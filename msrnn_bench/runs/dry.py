@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from msrnn_bench.runs.plan import Planned, plan, rate
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 GROUPED = ("policy", "cache", "model", "dataset", "task", "experiment")  # overrides that a line's place already says
 
 
