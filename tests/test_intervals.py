@@ -9,7 +9,7 @@ from conftest import ROOT
 from scipy import stats
 
 from msrnn_bench.results import intervals
-from msrnn_bench.results.cells import read_cells
+from msrnn_bench.results.reading import read_cells
 from msrnn_bench.results.summary import summarise
 
 

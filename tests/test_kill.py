@@ -5,7 +5,8 @@ import os
 import kill
 import pandas as pd
 
-from msrnn_bench.results.cells import Cell, claim
+from msrnn_bench.results.cells import Cell
+from msrnn_bench.results.leases import lease
 
 
 def test_killed_and_resumed_is_undisturbed(tmp_path, monkeypatch):
@@ -23,10 +24,10 @@ def test_workers_give_the_same_table(tmp_path, monkeypatch, capfd):
     pd.testing.assert_frame_equal(two.drop(columns=kill.TIMINGS), one.drop(columns=kill.TIMINGS))
 
 
-def test_a_cell_is_claimed_once(tmp_path):
+def test_a_cell_is_leased_once(tmp_path):
     cell = Cell(tmp_path, "perplexity", "a cell", "0" * 16)
-    with claim(cell) as first, claim(cell) as second:
+    with lease(cell) as first, lease(cell) as second:
         assert first and not second
-    with claim(cell) as again:
+    with lease(cell) as again:
         assert again
     assert not list((tmp_path / "cells").iterdir())

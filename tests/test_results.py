@@ -22,10 +22,10 @@ from msrnn_bench.results.cells import (
     cell_id,
     check_writable,
     finished,
-    read_cells,
     write,
     write_failure,
 )
+from msrnn_bench.results.reading import read_cells
 from msrnn_bench.results.summary import SUMMARY_TYPES, collect, summarise
 
 BASE = Row(

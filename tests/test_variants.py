@@ -122,7 +122,7 @@ def test_the_table_shows_both_of_two_lines_at_one_size(tmp_path, change):
 def test_committed_results_need_no_telling_apart():
     from conftest import ROOT
 
-    from msrnn_bench.results.cells import read_cells
+    from msrnn_bench.results.reading import read_cells
 
     for folder in sorted((ROOT / "results").glob("*/summary.csv")):
         rows = read_cells(folder.parent).rows

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from msrnn_bench.errors import UsageError
-from msrnn_bench.results.cells import read_cells
+from msrnn_bench.results.reading import read_cells
 from msrnn_bench.results.summary import SUMMARY_TYPES, TIDY_TYPES, summarise
 
 _SAME = ["document", "subtask", "length", "depth", "bucket_start", "bucket_end", "metric", "total", "count", "status"]

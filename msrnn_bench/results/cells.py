@@ -4,9 +4,7 @@ Knows the schema and the files, not what was measured, how rows become a perplex
 Pandas and pandera are imported where needed: skipping finished cells stays fast.
 """
 
-import contextlib
 import csv
-import fcntl
 import hashlib
 import io
 import json
@@ -15,16 +13,16 @@ import math
 import secrets
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from msrnn_bench.errors import MachineError, UsageError
+from msrnn_bench.errors import MachineError
 from msrnn_bench.results.files import TEMPORARY, write_atomically
 
 if typing.TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -146,28 +144,7 @@ class Cell:
 
 def finished(cell: Cell) -> bool:
     """Whether the cell needs no work: its manifest says ok and its rows are there."""
-    return (_read_manifest(cell.manifest) or {}).get("status") == "ok" and cell.csv.is_file()
-
-
-@contextlib.contextmanager
-def claim(cell: Cell) -> Iterator[bool]:
-    """Whether this process may measure the cell: of several, one. The claim ends with the process, however it ends."""
-    path = cell.lock
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    except OSError as error:
-        raise MachineError(f"cannot write {path} ({error.strerror}): choose another results_dir") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            path.unlink(missing_ok=True)
+    return (read_manifest(cell.manifest) or {}).get("status") == "ok" and cell.csv.is_file()
 
 
 def write(cell: Cell, rows: Iterable[Row], manifest: Mapping[str, Any]) -> None:
@@ -208,42 +185,8 @@ def check_writable(results_dir: Path) -> None:
     probe.unlink(missing_ok=True)
 
 
-class Cells(NamedTuple):
-    """What a results folder holds: the rows of its finished cells, the manifests of those that failed."""
-
-    rows: "pd.DataFrame"
-    failures: list[dict[str, Any]]
-
-
-def read_cells(results_dir: Path, *others: Path) -> Cells:
-    """All cells, in an order that depends on nothing but what they hold. Unfinished ones are left to the next run.
-
-    Rows have a column more than in a cell's file, `variant` (variants.py). Of a cell in several folders the first's count."""
-    from msrnn_bench.results.variants import TELLING, tell_apart, warn_of_versions
-
-    paths, failures = [], []
-    manifests: dict[str, dict[str, Any]] = {}
-    for path in [p for folder in (results_dir, *others) for p in sorted((folder / "cells").glob("[!.]*.json"))]:
-        manifest = None if path.stem in manifests else _read_manifest(path)
-        if manifest is None:
-            continue
-        rows = path.with_suffix(".csv")
-        if manifest.get("status") != "ok":
-            failures.append({**manifest, "cell": path.stem})
-        elif rows.is_file():
-            paths.append(rows)
-            manifests[path.stem] = {key: manifest[key] for key in TELLING if key in manifest}
-        else:
-            log.warning("%s has no rows beside it: the cell counts as unfinished, its next run redoes it", path)
-    frame = _typed([(path, line) for path in paths for line in _read_lines(path)])
-    warn_of_versions(manifests)
-    frame = tell_apart(frame, manifests)
-    order = [*SETTINGS[1:], "variant", "cell"]  # the rows of a cell keep the order in which they were measured
-    failures = [failure for failure in failures if failure["cell"] not in manifests]
-    return Cells(frame.sort_values(order, kind="stable", ignore_index=True), failures)
-
-
-def _read_manifest(path: Path) -> dict[str, Any] | None:
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """What a manifest holds; None where there is none, or a damaged one, which is said."""
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -256,45 +199,3 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
         log.warning("%s is damaged: the cell counts as unfinished, its next run redoes it", path)
         return None
     return manifest
-
-
-def _read_lines(path: Path) -> list[list[str]]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            header, *lines = csv.reader(file, strict=True)
-    except (OSError, ValueError, csv.Error) as error:
-        raise _misfit(path, f"not a table ({error})") from error
-    wanted = [column for column in COLUMNS if column in header or column not in LATER]
-    if header != wanted:
-        odd = sorted(set(header) ^ set(wanted)) or ["their order"]
-        raise _misfit(path, f"its columns are not those of this version ({', '.join(odd)})")
-    if not lines or any(len(line) != len(header) for line in lines):
-        raise _misfit(path, "rows are missing or cut short")
-    place = [header.index(column) if column in header else None for column in COLUMNS]
-    return [["" if at is None else line[at] for at in place] for line in lines]
-
-
-def _misfit(path: Path, reason: str) -> UsageError:
-    return UsageError(f"{path}: {reason}; delete it with its .json and run the cell again")
-
-
-def _typed(lines: list[tuple[Path, list[str]]]) -> "pd.DataFrame":
-    """Text to typed columns, all cells at once; the first value that does not fit is blamed on its file."""
-    import pandas as pd
-    import pandera.pandas as pa
-
-    frame = pd.DataFrame([line for _, line in lines], columns=list(COLUMNS), dtype="str")
-    frame = frame.mask(frame == "")
-    frame["metric"] = frame["metric"].replace(RENAMED)
-    frame["bos"] = frame["bos"].map({"True": True, "False": False}).astype("boolean")
-    columns = {name: pa.Column(kind, nullable=empty, coerce=True) for name, (kind, empty) in COLUMN_TYPES.items()}
-    columns["weights"].checks = [pa.Check.isin(["pretrained", "random"])]
-    columns["per"].checks = [pa.Check.isin(["layer", "head"])]
-    columns["count"].checks = [pa.Check.ge(0)]
-    columns["cell"].checks = [pa.Check(lambda cells: cells == [path.stem for path, _ in lines], name="own file")]
-    try:
-        return pa.DataFrameSchema(columns, strict=True, ordered=True).validate(frame, lazy=True)
-    except pa.errors.SchemaErrors as errors:
-        first = errors.failure_cases.dropna(subset="index").iloc[0]
-        found = f"{first['column']} = {first['failure_case']!r} fails {first['check']}"
-        raise _misfit(lines[int(first["index"])][0], found) from errors

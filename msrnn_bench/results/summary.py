@@ -13,8 +13,9 @@ import pandas as pd
 
 from msrnn_bench.errors import UsageError
 from msrnn_bench.results import intervals
-from msrnn_bench.results.cells import COLUMN_TYPES, SETTINGS, read_cells
+from msrnn_bench.results.cells import COLUMN_TYPES, SETTINGS
 from msrnn_bench.results.files import write_atomically
+from msrnn_bench.results.reading import read_cells
 
 log = logging.getLogger(__name__)
 

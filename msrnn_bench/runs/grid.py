@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msrnn_bench.errors import UsageError
-from msrnn_bench.results.cells import claim
+from msrnn_bench.results.leases import lease
 from msrnn_bench.runs import dry
 from msrnn_bench.runs.cell import Prepared, prepare
 from msrnn_bench.runs.compose import compose_grid, compose_one
@@ -57,7 +57,7 @@ def _measure(cells: list[Prepared], progress: CellProgress, *, stop_at_failure: 
         for number, cell in enumerate(cells, start=1):
             if cell.done:
                 continue
-            with claim(cell.cell) as ours:
+            with lease(cell.cell) as ours:
                 if not ours or cell.done:
                     if ours or not stop_at_failure:
                         continue
@@ -103,7 +103,7 @@ def _distinct(cells: list[Prepared]) -> list[Prepared]:
 
 def _show(cell: Prepared, skipped: bool) -> None:
     """The number, where it lies, and what it rests on."""
-    from msrnn_bench.results.cells import read_cells
+    from msrnn_bench.results.reading import read_cells
     from msrnn_bench.results.summary import summarise
 
     rows, _ = read_cells(cell.cell.results_dir)

@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from msrnn_bench.errors import NotHereError, looking
 from msrnn_bench.job import Job, Work
-from msrnn_bench.results.cells import Cell, finished, read_cells
+from msrnn_bench.results.cells import Cell, finished
+from msrnn_bench.results.reading import read_cells
 from msrnn_bench.runs.build import build_once, build_policy
 from msrnn_bench.runs.cell import prepare
 from msrnn_bench.runs.identity import ADDRESSES, LABELS, SPEED
