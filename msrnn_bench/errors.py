@@ -29,6 +29,9 @@ Positive = Annotated[float, Gt(0), Le(LARGEST)]
 Named = Annotated[str, MinLen(1)]
 
 
+LESS_MEMORY = "take less at a time (task.chunk=256, task.batch=1), dtype=bfloat16 or a smaller k"
+
+
 class UsageError(Exception):
     """What the user gave cannot be used: an override, a file, a value. Exit code 2."""
 
@@ -39,6 +42,10 @@ class MachineError(UsageError):
     """What the machine lacks: a package, a network, room, a permission. Exit code 1."""
 
     exit_code = 1
+
+
+class StorageError(MachineError):
+    """What cannot be written or read back: a full disk, a folder that may not be written. No cell's fault, so it ends a run."""
 
 
 class NotHereError(MachineError):

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from msrnn_bench.errors import UsageError, out_of_memory
+from msrnn_bench.errors import LESS_MEMORY, UsageError, out_of_memory
 
 HELP = """\
 msrnn-bench: transformers as bounded multi-state RNNs (arXiv 2401.06104), measured
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         if out_of_memory(error):
-            return _fail("out of memory: take less at a time (task.chunk=256, task.batch=1), dtype=bfloat16 or a smaller k", 1)
+            return _fail(f"out of memory: {LESS_MEMORY}", 1)
         text = " ".join(str(error).split())
         return _fail(f"failed ({type(error).__name__}: {text[:400]}); --debug shows where", 1)
 
@@ -232,6 +232,10 @@ COMMANDS = {
 
 def entry() -> None:
     """The console script."""
+    from msrnn_bench.runs.children import follow_parent, heed_signals
+
+    follow_parent()
+    heed_signals()
     sys.exit(main())
 
 

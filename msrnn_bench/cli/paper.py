@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
-import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from msrnn_bench.errors import UsageError
+from msrnn_bench.runs import children
 
 
 @dataclass(frozen=True)
@@ -134,12 +133,14 @@ def spent(steps: list[Step], options: Namespace) -> Iterator[str]:
 def _run(args: list[str], quiet: bool = False) -> int:
     """One command in a process of its own, so that its model is let go; a Ctrl-C ends all."""
     print(_shown(args), flush=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "msrnn_bench.cli.main", *args], stdout=subprocess.DEVNULL if quiet else None, check=False
-    )
-    if done.returncode == 130:
+    child = children.start(args, quiet=quiet)
+    try:
+        code = child.wait()
+    finally:
+        children.end(child)
+    if code == 130:
         raise KeyboardInterrupt
-    return done.returncode
+    return code
 
 
 def _shown(args: list[str]) -> str:

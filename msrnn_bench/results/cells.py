@@ -134,8 +134,8 @@ class Cell:
         return self.results_dir / "cells" / f"{self.id}.json"
 
     @property
-    def lock(self) -> Path:
-        return self.results_dir / "cells" / f".{self.id}.lock"
+    def lease(self) -> Path:
+        return self.results_dir / "cells" / f".{self.id}.lease"
 
     @property
     def journal(self) -> Path:

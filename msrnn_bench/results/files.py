@@ -5,7 +5,7 @@ import secrets
 import time
 from pathlib import Path
 
-from msrnn_bench.errors import MachineError
+from msrnn_bench.errors import StorageError
 
 TEMPORARY = ".msrnn-tmp"  # no other program ends its files so: ours are safe to remove
 
@@ -27,7 +27,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         _clean(path)
     except OSError as error:
         reason = error.strerror or error
-        raise MachineError(f"cannot write {path} ({reason}): make room or choose another results_dir") from error
+        raise StorageError(f"cannot write {path} ({reason}): make room or choose another results_dir") from error
 
 
 def _replace(temporary: Path, path: Path) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msrnn_bench.errors import MachineError
+from msrnn_bench.errors import StorageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +31,7 @@ class Journal:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise MachineError(f"cannot read {path} ({error.strerror}): check the folder's permissions") from error
+            raise StorageError(f"cannot read {path} ({error.strerror}): check the folder's permissions") from error
         for line in content.splitlines(keepends=True):
             try:
                 record = json.loads(line) if line.endswith(b"\n") else None
@@ -58,7 +58,7 @@ class Journal:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise MachineError(
+            raise StorageError(
                 f"cannot write {self.path} ({error.strerror}): free some space or choose another results_dir"
             ) from error
         self.whole += len(line.encode())

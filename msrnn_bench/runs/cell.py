@@ -5,6 +5,8 @@ Knows the order of things; what is measured arrives through `_target_`, and exec
 
 from __future__ import annotations
 
+import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from msrnn_bench.errors import UsageError
 from msrnn_bench.job import Job, Progress
-from msrnn_bench.results.cells import Cell, cell_id, finished
+from msrnn_bench.results.cells import Cell, cell_id, read_manifest
 from msrnn_bench.runs.build import build_once, build_policy
 from msrnn_bench.runs.identity import Parts, columns, recorded, settings, topline
 from msrnn_bench.runs.values import check_values
+
+# One command, all its processes: a sweep hands it to those that it starts, a launcher to its jobs.
+RUN = os.environ.setdefault("MSRNN_BENCH_RUN", secrets.token_hex(8))
 
 
 @dataclass
@@ -31,11 +36,23 @@ class Prepared:
     settings: dict[str, Any]
     force: bool
     keep_tokens: bool
+    retry: str | None = None
 
     @property
     def done(self) -> bool:
-        """Whether there is nothing to do."""
-        return not self.force and finished(self.cell) and (not self.keep_tokens or self._tokens_kept())
+        """Whether there is nothing to do. Under `force` only what this very run has measured counts."""
+        manifest = read_manifest(self.cell.manifest) or {}
+        measured = manifest.get("status") == "ok" and self.cell.csv.is_file() and (not self.keep_tokens or self._tokens_kept())
+        return measured and (not self.force or manifest.get("run") == RUN)
+
+    @property
+    def failure(self) -> str | None:
+        """Why it failed, where it is not to be tried again: failed in this run, or in an earlier one without `retry`."""
+        manifest = read_manifest(self.cell.manifest) or {}
+        if manifest.get("status") != "failed":
+            return None
+        again = self.force or self.retry == "failed"
+        return None if again and manifest.get("run") != RUN else str(manifest.get("error", "no reason is noted"))
 
     @property
     def tokens_file(self) -> Path:
@@ -72,7 +89,7 @@ def prepare(config: DictConfig, overrides: list[str], progress: Progress, shared
     task.check(job)
     plain: Any = OmegaConf.to_container(config, resolve=True)
     cell = Cell(folder, task.name, _label(parts), identifier)
-    return Prepared(cell, job, task, plain, known, config.force, config.keep_tokens)
+    return Prepared(cell, job, task, plain, known, config.force, config.keep_tokens, config.retry)
 
 
 def _context(task: Any, model: Any, policy: Any, config: DictConfig) -> int:

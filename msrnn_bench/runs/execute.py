@@ -9,16 +9,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from msrnn_bench.errors import UsageError
+from msrnn_bench.job import Job
 from msrnn_bench.results.cells import check_writable, write, write_failure
 from msrnn_bench.results.files import write_atomically
 from msrnn_bench.results.provenance import git, machine, versions
-from msrnn_bench.runs.cell import Prepared
+from msrnn_bench.runs.cell import RUN, Prepared
 
 
 def execute(prepared: Prepared) -> None:
-    """Measure and write. What goes wrong while measuring leaves a manifest that says so; what the user or the machine
-    could not give leaves nothing."""
+    """Measure and write. Whatever goes wrong is raised, and leaves nothing but the journal."""
     cell, job = prepared.cell, prepared.job
     check_writable(cell.results_dir)
     if prepared.force:
@@ -28,29 +27,37 @@ def execute(prepared: Prepared) -> None:
     if prepared.keep_tokens:
         object.__setattr__(job, "keep", arrays.__setitem__)
     begin = time.perf_counter()
-    try:
-        rows = list(prepared.task.rows(job))
-    except (UsageError, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        failure = {**_manifest(prepared, begin), "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
-        write_failure(cell, {**failure, "row": {"bos": False, **job.columns}})
-        raise
+    rows = list(prepared.task.rows(job))
     if arrays:
         _write_arrays(prepared.tokens_file, arrays)
-    write(cell, rows, _manifest(prepared, begin))
+    write(cell, rows, {**_manifest(prepared), "seconds": round(time.perf_counter() - begin, 3)})
     if not getattr(prepared.task, "keeps_journal", True):
         cell.journal.unlink(missing_ok=True)
 
 
-def _manifest(prepared: Prepared, begin: float) -> dict[str, Any]:
+def record_failure(prepared: Prepared, error: BaseException, reason: str) -> None:
+    """A manifest that says what failed, in place of rows; `reason` is one line."""
+    trace = "".join(traceback.format_exception(error))
+    row = {"bos": False, **prepared.job.columns}
+    write_failure(prepared.cell, {**_manifest(prepared), "error": reason, "traceback": trace, "row": row})
+
+
+def _data(job: Job) -> dict[str, Any] | None:
+    """What the data are; None where the data are what could not be read."""
+    try:
+        return job.dataset.manifest(job.documents)
+    except Exception:  # whatever kept the cell from them
+        return None
+
+
+def _manifest(prepared: Prepared) -> dict[str, Any]:
     """All that is needed to say where a number comes from."""
     job = prepared.job
     loaded = next((v for k, v in job.shared.items() if k[0] == "model"), None)
     return {
-        "config": prepared.config, "settings": prepared.settings, "dataset": job.dataset.manifest(job.documents),
+        "config": prepared.config, "settings": prepared.settings, "dataset": _data(job),
         "model": None if loaded is None else loaded.info, "versions": versions(), "git": git(), "machine": machine(),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(time.perf_counter() - begin, 3),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"), "run": RUN,
     }  # fmt: skip
 
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import gc
 import os
-import subprocess
 import sys
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msrnn_bench.errors import UsageError
-from msrnn_bench.results.leases import lease
-from msrnn_bench.runs import dry
+from msrnn_bench.results.plans import write_plan
+from msrnn_bench.runs import dry, slots
 from msrnn_bench.runs.cell import Prepared, prepare
 from msrnn_bench.runs.compose import compose_grid, compose_one
-from msrnn_bench.runs.execute import execute
+from msrnn_bench.runs.measure import measure, measure_one
 from msrnn_bench.runs.progress import WORKER, CellProgress
 
 if TYPE_CHECKING:
     import pandas as pd
+    from omegaconf import DictConfig
 
 SHOWN = 24  # lines of one cell; of one that has more, those of the whole are told
 
@@ -29,76 +26,69 @@ def run(overrides: list[str], *, experiment_grid: bool, single: bool) -> int:
     points = [(overrides, compose_one(overrides))] if single else compose_grid(overrides, experiment_grid=experiment_grid)
     if any(config.get("dry_run") for _, config in points):
         return dry.show(points)
-    shared: dict[Any, Any] = {}
     progress = CellProgress(len(points))
-    cells = _distinct([prepare(config, point, progress, shared) for point, config in points])
-    progress.cells = len(cells)
-    todo = [cell for cell in cells if not cell.done]
+    cells = prepared(points, progress)
     if single:
-        _measure(cells, progress, stop_at_failure=True)
-        _show(cells[0], skipped=not todo)
-        return 0
-    worker = WORKER in os.environ
-    if not worker:
-        print(f"{len(cells)} cells, {len(cells) - len(todo)} finished already", flush=True)
-    workers = 1 if worker else min(points[0][1].workers, len(todo))
-    failed = _spawn(cells, workers) if workers > 1 else _measure(cells, progress, stop_at_failure=False)
-    if not worker:
-        _close(cells, failed)
-    return 1 if failed else 0
+        return _run_one(cells[0], progress)
+    if WORKER in os.environ:
+        measure(cells, progress)
+        return 0  # what failed stands in the manifests, and the parent reads them
+    open_ = announce(cells)
+    workers = min(points[0][1].workers, len(open_))
+    if workers > 1:
+        code = slots.run(cells, workers)
+        if code:
+            return code
+    elif open_:
+        measure(cells, progress)
+    return close(cells)
 
 
-def _measure(cells: list[Prepared], progress: CellProgress, *, stop_at_failure: bool) -> list[Prepared]:
-    """Measure what is not finished and no other process is at; returns what failed."""
-    failed = []
-    progress.remaining = lambda: sum(not cell.done for cell in cells)
-    progress.at_first = (time.monotonic(), progress.remaining())
-    with progress:
-        for number, cell in enumerate(cells, start=1):
-            if cell.done:
-                continue
-            with lease(cell.cell) as ours:
-                if not ours or cell.done:
-                    if ours or not stop_at_failure:
-                        continue
-                    raise UsageError(f"{cell.cell.label} is being measured by another process; wait for it")
-                progress.cell(number, cell.cell.label)
-                try:
-                    execute(cell)
-                except (UsageError, KeyboardInterrupt):
-                    raise
-                except Exception as error:
-                    if stop_at_failure:
-                        raise
-                    failed.append(cell)
-                    progress.end(f"failed ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
-                    gc.collect()
-                    continue
-                cell.force = False
-                progress.end("done")
-    return failed
+def prepared(points: list[tuple[list[str], DictConfig]], progress: CellProgress) -> list[Prepared]:
+    """The cells of a grid, each once, for the full model's serves all sizes; what does not fit is refused before the first."""
+    shared: dict[Any, Any] = {}
+    every = [prepare(config, point, progress, shared) for point, config in points]
+    cells = list({cell.cell.csv: cell for cell in reversed(every)}.values())[::-1]
+    progress.cells = len(cells)
+    return cells
 
 
-def _spawn(cells: list[Prepared], workers: int) -> list[Prepared]:
-    """The same command in `workers` processes that share the cores; each takes what no other is at."""
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    env = {**os.environ, WORKER: "1", "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", "msrnn_bench.cli.main", *sys.argv[1:]]
-    running = [subprocess.Popen(command, env=env) for _ in range(workers)]
-    try:
-        codes = [process.wait() for process in running]
-    except BaseException:
-        for process in running:
-            process.terminate()
-        raise
-    if any(code not in (0, 1) for code in codes):
-        raise RuntimeError(f"a worker ended with code {max(codes, key=abs)}; the same command goes on from here")
-    return [cell for cell in cells if not cell.done]
+def announce(cells: list[Prepared]) -> list[Prepared]:
+    """Say what is there, leave word of the plan for those who look (`status`), and return what is to be measured."""
+    open_ = [cell for cell in cells if not cell.done and cell.failure is None]
+    failed = sum(cell.failure is not None for cell in cells)
+    more = f", {failed} failed earlier and are left alone (retry=failed tries them again)" if failed else ""
+    print(f"{len(cells)} cells, {len(cells) - len(open_) - failed} finished already{more}", flush=True)
+    if open_:
+        for folder in dict.fromkeys(cell.cell.results_dir for cell in cells):
+            write_plan(folder, sys.argv[1:], (cell.cell for cell in cells if cell.cell.results_dir == folder))
+    return open_
 
 
-def _distinct(cells: list[Prepared]) -> list[Prepared]:
-    """Each cell once: the full model's serves all sizes."""
-    return list({cell.cell.csv: cell for cell in reversed(cells)}.values())[::-1]
+def close(cells: list[Prepared]) -> int:
+    """The tables, and what failed with its reason. Returns the exit code: 1 where a cell has no numbers."""
+    from msrnn_bench.results.summary import collect
+
+    for folder in dict.fromkeys(cell.cell.results_dir for cell in cells):
+        collect(folder)
+        print(folder / "summary.csv")
+    lost = [cell for cell in cells if not cell.done]
+    for cell in lost:
+        if cell.failure is None:
+            print(f"not measured: {cell.cell.label} (its process ended; the same command goes on from here)")
+        else:
+            print(f"failed: {cell.cell.label} ({cell.failure}; {cell.cell.manifest} has more)")
+    return 1 if lost else 0
+
+
+def _run_one(cell: Prepared, progress: CellProgress) -> int:
+    done = cell.done
+    if not done:
+        with progress:
+            if measure_one(cell, progress, single=True) == "busy":
+                raise UsageError(f"{cell.cell.label} is being measured by another process; wait for it")
+    _show(cell, skipped=done)
+    return 0
 
 
 def _show(cell: Prepared, skipped: bool) -> None:
@@ -140,17 +130,3 @@ def _sentence(line: pd.Series) -> str:
 def _digits(value: float) -> str:
     """Four behind the point; of what would be 0.0000 three that count."""
     return f"{value:.4f}" if abs(value) >= 0.001 or value == 0 else f"{value:.3g}"
-
-
-def _close(cells: list[Prepared], failed: list[Prepared]) -> None:
-    from msrnn_bench.results.summary import collect
-
-    folders: dict[Path, None] = {cell.cell.results_dir: None for cell in cells}
-    for cell in cells:
-        if cell.done:
-            cell.cell.lock.unlink(missing_ok=True)  # of a process that was killed between its last write and its end
-    for folder in folders:
-        collect(folder)
-        print(folder / "summary.csv")
-    for cell in failed:
-        print(f"failed: {cell.cell.label} ({cell.cell.manifest} has the traceback)")

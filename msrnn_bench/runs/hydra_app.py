@@ -36,12 +36,10 @@ def main(flags: list[str], overrides: list[str]) -> int:
 def _job(config: DictConfig) -> None:
     """One cell, in whatever process the launcher started."""
     from msrnn_bench.runs.cell import prepare
-    from msrnn_bench.runs.execute import execute
+    from msrnn_bench.runs.measure import measure_one
 
     overrides = list(HydraConfig.get().overrides.task)
     with CellProgress(1) as progress:
         cell = prepare(config, overrides, progress, {})
-        if not cell.done:
-            progress.cell(1, cell.cell.label)
-            execute(cell)
-            progress.end("done")
+        if not cell.done and cell.failure is None:
+            measure_one(cell, progress)

@@ -16,7 +16,19 @@ from msrnn_bench.results.provenance import hardware
 
 # The law: every key of a configuration changes the id, or is one of these (tests/test_law.py tries them all).
 # Speed, place and bookkeeping: never the number (of a task that is `timed` the device is part of the machine, `_place`).
-SPEED = {"device", "device_map", "workers", "batch", "batch_size", "chunk", "results_dir", "force", "keep_tokens", "dry_run"}
+SPEED = {
+    "device",
+    "device_map",
+    "workers",
+    "batch",
+    "batch_size",
+    "chunk",
+    "results_dir",
+    "force",
+    "retry",
+    "keep_tokens",
+    "dry_run",
+}
 # What a thing is called, what is noted of it, and leave to go beyond its limits; what was measured then is in other keys.
 LABELS = {"name", "facts", "extrapolate"}
 # Where a thing is found: its content counts, wherever it lies.

@@ -32,6 +32,7 @@ class CellProgress:
         self.tokens = self.total = 0
         self.remaining: Callable[[], int] = lambda: self.cells - self.number  # grid.py knows of other processes' cells
         self.at_first = (time.monotonic(), cells)
+        self.tell: Callable[[int, int], None] = lambda done, total: None  # to those who look from elsewhere
 
     def __enter__(self) -> CellProgress:
         self.bars.start()
@@ -42,8 +43,9 @@ class CellProgress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.bars.stop()
 
-    def cell(self, number: int, label: str) -> None:
-        """The `number`-th cell begins."""
+    def cell(self, number: int, label: str, tell: Callable[[int, int], None] | None = None) -> None:
+        """The `number`-th cell begins; `tell(done, total)` hears of its tokens too."""
+        self.tell = tell or self.tell
         self.number, self.label = number, label
         self.begin = self.spoken = time.monotonic()
         self.tokens = self.total = 0
@@ -61,6 +63,7 @@ class CellProgress:
         self.tokens += tokens
         spent = time.monotonic() - self.begin
         rate = self.tokens / max(spent, 1e-9)
+        self.tell(self.tokens, self.total)
         if self.one is not None:
             self.bars.update(self.one, completed=self.tokens, rate=f"{rate:,.0f} tokens/s")
         if time.monotonic() - self.spoken > EVERY:

@@ -31,6 +31,7 @@ class Settings:
     results_dir: Named
     workers: Count
     force: bool
+    retry: Literal["failed"] | None
     dry_run: bool
 
 

@@ -1,0 +1,101 @@
+"""Cells measured one after the other, each by one process of all that are at the grid. A cell that fails ends no other."""
+
+from __future__ import annotations
+
+import _thread
+import gc
+import sys
+import time
+from collections.abc import Sequence
+from typing import Literal
+
+from msrnn_bench.errors import LESS_MEMORY, StorageError, UsageError, one_line, out_of_memory
+from msrnn_bench.results.leases import holders, lease
+from msrnn_bench.runs.cell import Prepared
+from msrnn_bench.runs.execute import execute, record_failure
+from msrnn_bench.runs.progress import CellProgress
+
+Outcome = Literal["done", "failed", "busy"]
+LOOK = 2.0  # seconds between two looks at cells that other processes are at
+
+
+def measure(cells: Sequence[Prepared], progress: CellProgress) -> None:
+    """Measure what is neither finished nor failed, and wait for what others are at: one that dies leaves its cell to us."""
+    progress.remaining = lambda: sum(not _settled(cell) for cell in cells)
+    progress.at_first = (time.monotonic(), progress.remaining())
+    waits = False
+    with progress:
+        while True:
+            busy = []
+            for number, cell in enumerate(cells, start=1):
+                if not _settled(cell) and measure_one(cell, progress, number) == "busy":
+                    busy.append(cell)
+            if not busy:
+                return
+            if not waits:
+                print(f"waiting for {_others(busy)}", file=sys.stderr, flush=True)
+            waits = True
+            time.sleep(LOOK)
+
+
+def measure_one(cell: Prepared, progress: CellProgress, number: int = 1, *, single: bool = False) -> Outcome:
+    """Measure a cell if no other process is at it. What goes wrong is the cell's failure and stands in its manifest, unless it
+    is the storage's (StorageError is raised), or the cell is a `single` one, whose errors are all raised."""
+    with lease(cell.cell, on_loss=_thread.interrupt_main) as held:
+        if held is None:
+            return "busy"
+        if cell.done:
+            return "done"
+        if cell.failure is not None and not single:
+            return "failed"
+        progress.cell(number, cell.cell.label, held.tell)
+        try:
+            execute(cell)
+        except StorageError:
+            raise
+        except KeyboardInterrupt:
+            if not held.lost:
+                raise
+            progress.end("another process took it over while this one slept")
+            return "busy"
+        except Exception as error:
+            reason = why(error)
+            if held.ours and not (single and isinstance(error, UsageError)):
+                record_failure(cell, error, reason)
+            if single:
+                raise
+            progress.end(f"failed ({reason})")
+            _let_go(cell, error)
+            return "failed"
+        progress.end("done")
+        return "done"
+
+
+def why(error: BaseException) -> str:
+    """An error in one line, with its kind where the words are another library's."""
+    if out_of_memory(error):
+        return f"out of memory ({one_line(error)}): {LESS_MEMORY}"
+    return " ".join(str(error).split()) if isinstance(error, UsageError) else f"{type(error).__name__}: {one_line(error)}"
+
+
+def _settled(cell: Prepared) -> bool:
+    return cell.done or cell.failure is not None
+
+
+def _let_go(cell: Prepared, error: Exception) -> None:
+    """What a failed cell still holds. Without its memory the next cell would fail for this one's reason."""
+    error.__traceback__ = None
+    if out_of_memory(error):
+        for key in [key for key in cell.job.shared if key[0] in ("model", "chunks")]:
+            del cell.job.shared[key]
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _others(busy: Sequence[Prepared]) -> str:
+    """Whom we wait for."""
+    found = [holders(cell.cell.results_dir).get(cell.cell.id) for cell in busy[:1]]
+    who = [f"process {holder.pid} on {holder.host}" for holder in found if holder is not None]
+    return f"{len(busy)} cells in the hands of other processes" + (f" ({who[0]}, for one)" if who else "")
