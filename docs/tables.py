@@ -137,11 +137,56 @@ def extrapolation() -> str:
     return markdown(["policy", "positions", *(f"{mark:,}" for mark in marks), "10,000 to 70,000"], lines)
 
 
+def efficiency() -> str:
+    """Bytes, the largest batch, and tokens per second decoded: medians, and how many times the full model's."""
+    table = summary("efficiency")
+
+    def value(size: float, metric: str, subtask: str | None = None) -> pd.Series:
+        mine = table[table["cache"].isna() if np.isnan(size) else table["cache"] == size]
+        mine = mine[(mine["metric"] == metric) & (mine["subtask"].isna() if subtask is None else mine["subtask"] == subtask)]
+        return mine.iloc[0]
+
+    def rate(size: float, batch: str) -> float:
+        rows = pd.read_csv(ROOT / "results/efficiency/tidy.csv")
+        rows = rows[rows["cache"].isna() if np.isnan(size) else rows["cache"] == size]
+        rows = rows[(rows["metric"] == "decode_tokens_per_second") & (rows["subtask"] == f"batch={batch}")]
+        return float((rows["total"] / rows["count"]).median())
+
+    lines = []
+    for size in (np.nan, 2048.0, 1024.0, 512.0, 256.0):
+        most = value(size, "batch")
+        batch = f"{most['value']:.0f}" if most["status"] == "ok" else "at least 64"
+        ratios = [rate(size, which) / rate(np.nan, which) for which in ("1", "max")]
+        rates = [f"{rate(size, which):.0f} ({ratio:.1f})" for which, ratio in zip(("1", "max"), ratios, strict=True)]
+        held = [f"{value(size, metric)['value'] / 2**20:.1f}" for metric in ("state_bytes_exact", "state_bytes")]
+        lines.append(["full" if np.isnan(size) else f"tova {size:.0f}", *held, batch, *rates])
+    return markdown(["states", "keys and values, MiB", "as allocated, MiB", "batch in 2 GiB", "decoded at batch 1 (ratio)",
+                     "at the largest batch (ratio)"], lines)  # fmt: skip
+
+
+def equivalence() -> str:
+    """The largest difference of a logit, in units of rounding, and agreement on the likeliest token; by model and dtype."""
+    table = summary("equivalence")
+    table["kind"] = table["model"].where(~table["model"].str.endswith("(twin)"), "90 tiny models")
+    lines = []
+    for (kind, dtype), part in table.groupby(["kind", "dtype"]):
+        cells = []
+        for pair in ("recurrence/library", "scan/recurrence", "bounded/full"):
+            mine = part[part["subtask"] == pair]
+            most, units, alike = (
+                mine.loc[mine["metric"] == metric, "value"] for metric in ("max_difference", "in_rounding", "top1_agreement")
+            )
+            cells.append(f"{most.max():.1e} ({units.max():.1f}), {alike.min():.3f}")
+        lines.append([kind, dtype, *cells])
+    return markdown(["model", "dtype", "recurrence, library", "scan, recurrence at k < T", "scan at k = T, library"], lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "novels": lambda: perplexity("novels"), "novels_short": lambda: perplexity("novels", SHORT, [64, 256, 1024]),
     "pysource": lambda: perplexity("pysource"), "stories260k": lambda: perplexity("stories260k"),
     "retrieval": retrieval, "squality": squality, "niah": niah,
-    "retention": retention, "extrapolation": extrapolation,
+    "retention": retention, "extrapolation": extrapolation, "efficiency": efficiency,
+    "equivalence": equivalence,
 }  # fmt: skip
 
 

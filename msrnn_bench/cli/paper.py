@@ -35,7 +35,7 @@ LAPTOP = (
     Step("laptop/equivalence_twins"),
     Step("laptop/fig3", (BELOW,)),
     Step("laptop/fig3", ("policy=tova", "cache=4096")),
-    Step("laptop/retention"),
+    Step("laptop/retention", ("cache=512",)),  # the size of all its figures and tables
     Step("laptop/retention_prose"),
     Step("laptop/needles"),
     Step("laptop/stories50"),
