@@ -355,3 +355,14 @@ def test_importing_results_is_light():
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("change", [lambda text: text[:-9], lambda text: text.replace("10.0", "9.0"), lambda text: text + "\n"])
+def test_rows_that_are_not_those_that_were_written_are_measured_again(tmp_path, caplog, change):
+    """Cut short or edited by hand: no number of theirs comes into a table."""
+    cell = Cell(tmp_path, "perplexity", "a cell", "c" * 16)
+    write(cell, [replace(BASE, cell=cell.id)], {})
+    assert finished(cell)
+    cell.csv.write_text(change(cell.csv.read_text()))
+    assert not finished(cell) and read_cells(tmp_path).rows.empty
+    assert "not those that were written" in caplog.text and "its next run redoes it" in caplog.text

@@ -143,8 +143,18 @@ class Cell:
 
 
 def finished(cell: Cell) -> bool:
-    """Whether the cell needs no work: its manifest says ok and its rows are there."""
-    return (read_manifest(cell.manifest) or {}).get("status") == "ok" and cell.csv.is_file()
+    """Whether the cell needs no work: its manifest says ok and its rows are there, as they were written."""
+    manifest = read_manifest(cell.manifest) or {}
+    return manifest.get("status") == "ok" and intact(cell.csv, manifest)
+
+
+def intact(rows: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether the rows are those that the manifest was written for: not cut short, not edited. Older manifests cannot tell."""
+    try:
+        known = manifest.get("rows_sha256")
+        return hashlib.sha256(rows.read_bytes()).hexdigest() == known if known else rows.is_file()
+    except OSError:
+        return False
 
 
 def write(cell: Cell, rows: Iterable[Row], manifest: Mapping[str, Any]) -> None:
@@ -157,8 +167,9 @@ def write(cell: Cell, rows: Iterable[Row], manifest: Mapping[str, Any]) -> None:
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows([_text(getattr(row, column)) for column in COLUMNS] for row in rows)
-    write_atomically(cell.csv, lines.getvalue())
-    _write_manifest(cell, manifest, status="ok")
+    data = lines.getvalue().encode("utf-8", "backslashreplace")
+    write_atomically(cell.csv, data)
+    _write_manifest(cell, {**manifest, "rows_sha256": hashlib.sha256(data).hexdigest()}, status="ok")
 
 
 def write_failure(cell: Cell, manifest: Mapping[str, Any]) -> None:

@@ -28,8 +28,8 @@ import psutil
 from msrnn_bench.errors import StorageError
 from msrnn_bench.results.cells import Cell
 
-BEAT = 5.0  # seconds between two beats
-PATIENCE = float(os.environ.get("MSRNN_BENCH_PATIENCE") or 60.0)  # seconds without one after which an owner counts as dead
+PATIENCE = float(os.environ.get("MSRNN_BENCH_PATIENCE") or 60.0)  # seconds without a beat after which an owner counts as dead
+BEAT = PATIENCE / 12  # seconds between two beats
 WIDTH = 1024  # bytes of a lease, always the same, so that a beat is written over the last one in one piece
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from msrnn_bench.errors import UsageError
-from msrnn_bench.results.cells import COLUMN_TYPES, COLUMNS, LATER, RENAMED, SETTINGS, read_manifest
+from msrnn_bench.results.cells import COLUMN_TYPES, COLUMNS, LATER, RENAMED, SETTINGS, intact, read_manifest
 
 if typing.TYPE_CHECKING:
     import pandas as pd
@@ -40,17 +40,21 @@ def read_cells(results_dir: Path, *others: Path) -> Cells:
         rows = path.with_suffix(".csv")
         if manifest.get("status") != "ok":
             failures.append({**manifest, "cell": path.stem})
-        elif rows.is_file():
+        elif intact(rows, manifest):
             paths.append(rows)
             manifests[path.stem] = {key: manifest[key] for key in TELLING if key in manifest}
         else:
-            log.warning("%s has no rows beside it: the cell counts as unfinished, its next run redoes it", path)
+            log.warning("%s: its rows are %s: the cell counts as unfinished, its next run redoes it", path, _lacking(rows))
     frame = _typed([(path, line) for path in paths for line in _read_lines(path)])
     warn_of_versions(manifests)
     frame = tell_apart(frame, manifests)
     order = [*SETTINGS[1:], "variant", "cell"]  # the rows of a cell keep the order in which they were measured
     failures = [failure for failure in failures if failure["cell"] not in manifests]
     return Cells(frame.sort_values(order, kind="stable", ignore_index=True), failures)
+
+
+def _lacking(rows: Path) -> str:
+    return "not those that were written" if rows.is_file() else "missing"
 
 
 def _read_lines(path: Path) -> list[list[str]]:

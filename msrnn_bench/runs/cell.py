@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from msrnn_bench.errors import UsageError
 from msrnn_bench.job import Job, Progress
-from msrnn_bench.results.cells import Cell, cell_id, read_manifest
+from msrnn_bench.results.cells import Cell, cell_id, finished, read_manifest
 from msrnn_bench.runs.build import build_once, build_policy
 from msrnn_bench.runs.identity import Parts, columns, recorded, settings, topline
 from msrnn_bench.runs.values import check_values
@@ -41,9 +41,9 @@ class Prepared:
     @property
     def done(self) -> bool:
         """Whether there is nothing to do. Under `force` only what this very run has measured counts."""
-        manifest = read_manifest(self.cell.manifest) or {}
-        measured = manifest.get("status") == "ok" and self.cell.csv.is_file() and (not self.keep_tokens or self._tokens_kept())
-        return measured and (not self.force or manifest.get("run") == RUN)
+        if not finished(self.cell) or (self.keep_tokens and not self._tokens_kept()):
+            return False
+        return not self.force or (read_manifest(self.cell.manifest) or {}).get("run") == RUN
 
     @property
     def failure(self) -> str | None:
