@@ -1,6 +1,6 @@
 # The commands of the project. `make` or `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-range lint smoke sweep paper-laptop paper figures bench clean
+.PHONY: help setup demo test test-range test-faults lint smoke sweep paper-laptop paper figures bench clean
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -48,6 +48,9 @@ test: setup ## set up and run the tests
 PYTHONS ?= $(PYTHON)
 test-range: ## the tests with the lowest and the newest of everything allowed (PYTHONS="python3.11 python3.13"; needs a network)
 	OMP_NUM_THREADS=1 $(PYTHON) tests/range.py $(PYTHONS)
+
+test-faults: setup ## processes killed, exceptions, full disks, broken files, wrong clocks: what a sweep survives (25 minutes)
+	$(BIN)/python tests/faults.py
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
