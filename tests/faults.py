@@ -2,9 +2,9 @@
 
     make test-faults            # or: python tests/faults.py [SCALE]    a share of the faults, 0.1 for a look
 
-Sweeps of 24 cells of perplexity and of stories are disturbed while a cell is running, then run to their end. Of each the table must
-equal the undisturbed one in all but time and memory, and no process may be left. Prints the faults by kind; exits 1 if anything was
-lost.
+Sweeps of 24 cells of perplexity and of stories are disturbed while a cell is running, then run to their end. Of each the table
+must equal the undisturbed one in all but time and memory, and no process may be left. Prints the faults by kind; exits 1 if
+anything was lost, or a fault could not be had.
 """
 
 from __future__ import annotations
