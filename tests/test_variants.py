@@ -106,7 +106,7 @@ def test_numerics_part_and_versions_are_said(tmp_path, caplog):
         _, summary = collect(tmp_path)
     assert set(summary["variant"]) == {"numerics 1", "numerics 2"}
     assert summary.loc[summary["policy"] == "tova", "topline"].isna().all(), "another numerics' full model is no topline"
-    assert "different versions of transformers stand side by side: 5.23.0 (1 cells), 5.24.0 (1 cells)" in caplog.text
+    assert "different versions of transformers stand side by side: 5.23.0: " in caplog.text
 
 
 @pytest.mark.parametrize("change", [{"memory": 0.5}, {"seed": 3}, {"first": 2}])
