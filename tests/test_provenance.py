@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -93,6 +94,8 @@ def test_what_names_no_cell_is_one_line(here, capsys):
     assert "names no cell" in refused(capsys, "diff", "../cells", a)
     assert "there is no x.json" in refused(capsys, "diff", "x.json", a)
     assert "two cells, got 1" in refused(capsys, "diff", a)
+    os.mkfifo("results/cells/0123456789abcdef.json")
+    assert "no cell begins with 0123" in refused(capsys, "diff", "0123", a), "which would be waited for"
     assert "rerun which cell?" in refused(capsys, "rerun", "device=cpu")
     shutil.copytree("results", "again")
     assert "give its path" in refused(capsys, "diff", a, a, "results_dir=results,again")

@@ -73,17 +73,18 @@ def told(found: Mapping[str, Mapping[str, tuple[Any, Any]]], ours: str, theirs: 
     return "\n".join(filter(None, [_columns(rows), f"the same: {', '.join(same)}" if same else ""]))
 
 
-def numbers(a: pd.DataFrame, b: pd.DataFrame, ours: str, theirs: str) -> str:
-    """Values side by side; where a task has very many lines, those of the whole."""
+def numbers(a: pd.DataFrame, b: pd.DataFrame, ours: str, theirs: str, *, paired: bool = True) -> str:
+    """Values side by side, `paired` with the interval of their difference; where a task has very many, those of the whole."""
     found = values(a, b)
     whole = found[found["subtask"].isna() | found["subtask"].eq("all")]
     lines = whole if len(found) > LINES and len(whole) else found
-    rows = [["numbers", ours, theirs, f"{theirs} - {ours}", "paired 95% interval"]]
+    rows = [["numbers", ours, theirs, f"{theirs} - {ours}", *(["paired 95% interval"] if paired else [])]]
     for _, line in lines.iterrows():
         parts = [quantity(str(line["metric"])), line["subtask"], None if pd.isna(line["length"]) else f"{line['length']} tokens"]
         name = ", ".join(str(part) for part in parts if pd.notna(part))
         between = "" if pd.isna(line["low"]) else f"{_number(line['low'])} to {_number(line['high'])}"
-        rows.append([f"  {name}", *(_number(line[key]) for key in ("ours", "theirs", "difference")), between])
+        three = [_number(line[key]) for key in ("ours", "theirs", "difference")]
+        rows.append([f"  {name}", *three, *([between] if paired else [])])
     return _columns(rows) + (f"\n  and {len(found) - len(lines)} more, by part" if len(lines) < len(found) else "")
 
 

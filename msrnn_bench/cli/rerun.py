@@ -31,7 +31,7 @@ def main(args: list[str]) -> int:
     """0 where every number came out the same, to rounding at least; 1 where one did not."""
     if not args or ("=" in args[0] and not Path(args[0]).is_file()):
         raise UsageError("rerun which cell? msrnn-bench rerun CELL [dataset.path=...] [keep=FOLDER] [results_dir=A,B]")
-    own = {key: value for key, value in OPTIONS.items()}
+    own = dict(OPTIONS)
     own |= {key: value for key, _, value in (arg.partition("=") for arg in args[1:]) if key in OPTIONS}
     if own["trust"] not in ("true", "false"):
         raise UsageError(f"trust={own['trust']} must be true or false")
@@ -56,7 +56,7 @@ def main(args: list[str]) -> int:
     moved = [] if cell.cell.id == path.stem else [f"here it is cell {cell.cell.id}, for what its number hangs on is another:"]
     print("\n".join(clean(line) for line in [*_verdict(found), *moved]))
     print("\n" + told(differences(manifest, again), "recorded", "again"))
-    print("\n" + numbers(rows, new, "recorded", "again"))
+    print("\n" + numbers(rows, new, "recorded", "again", paired=False))
     if own["keep"]:
         print(cell.cell.csv)
     return 0 if found.same else 1

@@ -155,10 +155,10 @@ def _place(key: tuple[Any, ...]) -> str:
 
 def _arrays(path: Path) -> dict[str, Any]:
     """The arrays beside a cell's rows; none where it keeps none. Nothing is unpickled."""
+    if not path.is_file():
+        return {}
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        return {}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise UsageError(f"{path} is damaged ({error}): delete it with its .json and run the cell again") from error

@@ -19,7 +19,8 @@ def find(name: str, folders: Sequence[Path]) -> Path:
     if not re.fullmatch(f"[0-9a-f]{{1,{ID}}}", name):
         raise UsageError(f"{shown(name)} names no cell: give its id, the beginning of it, or the path of its .json")
     places = [place for folder in folders for place in (folder / "cells", *sorted(folder.glob("*/cells")))]
-    found = [path for place in places for path in sorted(place.glob(f"{name}*.json")) if len(path.stem) == ID]
+    named = [path for place in places for path in sorted(place.glob(f"{name}*.json"))]
+    found = [path for path in named if len(path.stem) == ID and path.is_file()]
     if not found:
         where = ", ".join(map(str, folders))
         raise UsageError(f"no cell begins with {name} in {where}: give results_dir=FOLDER, or the path of its .json")

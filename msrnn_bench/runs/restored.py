@@ -14,15 +14,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from msrnn_bench.errors import UsageError, shown
+from msrnn_bench.results.differences import BOOKKEEPING
 from msrnn_bench.runs.build import NEEDED
 from msrnn_bench.runs.command import composed, targets
 from msrnn_bench.runs.identity import ADDRESSES, SPEED
 from msrnn_bench.runs.overrides import understood
 
 PACKAGE = "msrnn_bench."
-# How a run is made and where it is written: never the manifest's to say.
-OURS = ("results_dir", "workers", "force", "retry", "dry_run")
-GIVEN = (ADDRESSES | SPEED) - {*OURS, "keep_tokens"}  # what may be said otherwise: where things lie, and how fast
+GIVEN = (ADDRESSES | SPEED) - {*BOOKKEEPING, "keep_tokens"}  # what may be said otherwise: where things lie, and how fast
 
 
 def restored(manifest: Mapping[str, Any], given: Sequence[str], place: str, *, trust: bool) -> DictConfig:
@@ -32,7 +31,8 @@ def restored(manifest: Mapping[str, Any], given: Sequence[str], place: str, *, t
     if not isinstance(recorded, Mapping) or not all(isinstance(recorded.get(group), Mapping) for group in NEEDED):
         raise UsageError("the cell's manifest holds no configuration, so it cannot be repeated: run it again by its command")
     _refuse_interpolations(recorded)
-    made = {**composed(()), **{key: value for key, value in recorded.items() if key not in OURS}, "results_dir": place}
+    measured = {key: value for key, value in recorded.items() if key not in BOOKKEEPING}  # where it is written is not its to say
+    made = {**composed(()), **measured, "results_dir": place}
     for text in understood(list(given), ["rerun", "CELL"], sweeps=False):
         _put(made, text)
     for group in NEEDED:
