@@ -111,7 +111,8 @@ def _threads(manifest: Mapping[str, Any]) -> Iterator[None]:
 
 def _verdict(found: Agreement) -> list[str]:
     """Whether every number came out the same, and of those that did not how many, of what, by how much."""
-    whole = f"{found.numbers} numbers in {found.rows} rows"
+    left = f" ({found.moments} rows of times and peaks left out)" if found.moments else ""
+    whole = f"{found.numbers} numbers in {found.rows} rows{left}"
     if found.exact:
         return [f"the same, bit for bit: {whole}"]
     count = sum(kind.count for kind in found.unlike)

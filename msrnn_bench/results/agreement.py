@@ -42,6 +42,7 @@ class Agreement:
 
     rows: int
     numbers: int
+    moments: int  # rows of times and peaks, which are left out
     unlike: list[Unlike]
     lost: list[str]  # what only one of the two has
 
@@ -83,7 +84,7 @@ def _sums(rows: pd.DataFrame, line: pd.Series) -> pd.DataFrame:
 
 def agreement(recorded: Path, again: Path, rows: pd.DataFrame, new: pd.DataFrame) -> Agreement:
     """Of two cells' rows, and of the arrays beside them; `recorded` and `again` are the files of the rows."""
-    rows, new = _lasting(rows), _lasting(new)
+    whole, rows, new = len(rows), _lasting(rows), _lasting(new)
     new = new[new["metric"].isin(set(rows["metric"]))]  # a metric that is measured today only is none of the cell's
     a, b = _keyed(rows), _keyed(new)
     lost = [*_alone(a, b, "came out no more"), *_alone(b, a, "came out besides")]
@@ -100,7 +101,8 @@ def agreement(recorded: Path, again: Path, rows: pd.DataFrame, new: pd.DataFrame
         ours, theirs = (part.ravel().astype("float64" if rounds else part.dtype) for part in (array, arrays[name]))
         unlike += _kind(f"the array {name}", ours, theirs, rounds, lambda at: f"number {at}")
     columns = [column for column in NUMBERS if rows[column].notna().any()]
-    return Agreement(len(rows), len(rows) * len(columns) + sum(array.size for array in kept.values()), unlike, lost)
+    numbers = len(rows) * len(columns) + sum(array.size for array in kept.values())
+    return Agreement(len(rows), numbers, whole - len(rows), unlike, lost)
 
 
 def _lasting(rows: pd.DataFrame) -> pd.DataFrame:
