@@ -178,6 +178,16 @@ def change_total(manifest: Path, factor: float) -> None:
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     table.loc[0, "total"] = repr(float(table.loc[0, "total"]) * factor)
     table.to_csv(path, index=False, lineterminator="\n")
+    edit(manifest, lambda manifest: manifest.pop("rows_sha256"))  # older ones have none
+
+
+def test_edited_rows_are_no_recorded_numbers(here, capsys):
+    cell, other = cells()["tova 8"], cells()["tova 16"]
+    rows = cell.with_suffix(".csv")
+    rows.write_text(rows.read_text().replace("56", "57"))
+    for args in (["rerun", str(cell)], ["diff", str(other), str(cell)]):
+        assert main(args) == 2
+        assert f"{rows} is not what was written: run the cell again" in capsys.readouterr().err
 
 
 def test_rounding_is_told_from_another_number(here, capsys):

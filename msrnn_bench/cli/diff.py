@@ -14,7 +14,7 @@ from msrnn_bench.errors import UsageError, shown
 from msrnn_bench.report.escaping import clean
 from msrnn_bench.report.folders import named
 from msrnn_bench.results.agreement import values
-from msrnn_bench.results.cells import read_manifest
+from msrnn_bench.results.cells import intact, read_manifest
 from msrnn_bench.results.differences import differences
 from msrnn_bench.results.finding import find
 from msrnn_bench.results.reading import read_rows
@@ -38,7 +38,7 @@ def main(args: list[str]) -> int:
     if failed:
         print("\n" + clean("\n".join(failed)))
     else:
-        a, b = map(rows_of, paths)
+        a, b = map(rows_of, paths, manifests)
         print("\n" + numbers(a, b, "A", "B"))
     return 0
 
@@ -55,11 +55,12 @@ def is_failed(manifest: Mapping[str, Any]) -> bool:
     return manifest.get("status") != "ok"
 
 
-def rows_of(manifest: Path) -> pd.DataFrame:
-    """The rows beside a manifest."""
-    if not manifest.with_suffix(".csv").is_file():
-        raise UsageError(f"{manifest} has no rows beside it: run the cell again")
-    return read_rows(manifest.with_suffix(".csv"))
+def rows_of(path: Path, manifest: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows beside a manifest, seen to be those that it was written for."""
+    rows = path.with_suffix(".csv")
+    if not rows.is_file() or not intact(rows, manifest):
+        raise UsageError(f"{rows} is {'not what was written' if rows.is_file() else 'missing'}: run the cell again")
+    return read_rows(rows)
 
 
 def told(found: Mapping[str, Mapping[str, tuple[Any, Any]]], ours: str, theirs: str) -> str:

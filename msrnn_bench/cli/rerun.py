@@ -39,7 +39,7 @@ def main(args: list[str]) -> int:
     manifest = manifest_of(path)
     if is_failed(manifest):
         raise UsageError(f"{path} is of a cell that failed, there is no number to come out again: run it by its command")
-    rows = rows_of(path)
+    rows = rows_of(path, manifest)
     given = [arg for arg in args[1:] if arg.partition("=")[0] not in OPTIONS]
     with _place(own["keep"]) as place:
         config = restored(manifest, given, str(place), trust=own["trust"] == "true")
@@ -51,7 +51,8 @@ def main(args: list[str]) -> int:
             progress.cell(1, cell.cell.label)
             execute(cell)
             progress.end("measured again")
-        again, new = manifest_of(cell.cell.manifest), rows_of(cell.cell.manifest)
+        again = manifest_of(cell.cell.manifest)
+        new = rows_of(cell.cell.manifest, again)
         found = agreement(path.with_suffix(".csv"), cell.cell.csv, rows, new)
     moved = [] if cell.cell.id == path.stem else [f"here it is cell {cell.cell.id}, for what its number hangs on is another:"]
     print("\n".join(clean(line) for line in [*_verdict(found), *moved]))
