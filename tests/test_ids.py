@@ -64,6 +64,9 @@ def test_every_committed_cell_keeps_its_id(shared_data, monkeypatch, capsys, tmp
             if "versions" in known["task"] and known["task"]["versions"] != harness.versions():
                 patch.setattr(harness, "versions", lambda value=known["task"]["versions"]: value)
                 taken.append("versions")
+            if "machine" in known["task"] and known["task"]["machine"] != identity.hardware(config.device):
+                patch.setattr(identity, "hardware", lambda device, value=known["task"]["machine"]: value)
+                taken.append("machine")
             cell = prepare(config, [], Silent(), built).cell
         went[", ".join(taken) or "nothing"] += 1
         if cell.id != path.stem:

@@ -45,9 +45,9 @@ def main(args: list[str]) -> int:
         config = restored(manifest, given, str(place), trust=own["trust"] == "true")
         _refuse_missing(config)
         progress = CellProgress(1)
-        cell = _prepared(config, path.stem, progress)
-        print(clean(f"{cell.cell.label} ({path.stem}), measured {manifest.get('finished')}"), flush=True)
-        with progress, _threads(manifest):
+        with _threads(manifest), progress:
+            cell = _prepared(config, path.stem, progress)
+            print(clean(f"{cell.cell.label} ({path.stem}), measured {manifest.get('finished')}"), flush=True)
             progress.cell(1, cell.cell.label)
             execute(cell)
             progress.end("measured again")
@@ -97,7 +97,7 @@ def _prepared(config: Any, recorded: str, progress: CellProgress) -> Prepared:
 
 @contextlib.contextmanager
 def _threads(manifest: Mapping[str, Any]) -> Iterator[None]:
-    """As many as then, where there are so many cores: the order of additions hangs on it."""
+    """As many as then, where there are so many cores: the order of additions hangs on it, and the id of what is timed."""
     import torch
 
     machine, before = manifest.get("machine"), torch.get_num_threads()
