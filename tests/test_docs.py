@@ -25,9 +25,11 @@ from msrnn_bench.errors import MachineError
 from msrnn_bench.report.verdict import Verdict
 from msrnn_bench.results import summary as summaries
 from msrnn_bench.results.cells import COLUMNS
+from msrnn_bench.results.finding import find
 from msrnn_bench.runs.cell import prepare
 from msrnn_bench.runs.compose import GROUPS, choices, compose_grid, compose_one, config_dir
 from msrnn_bench.runs.overrides import understood
+from msrnn_bench.runs.restored import restored
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RESULTS = sorted(
@@ -370,6 +372,10 @@ def test_a_command_is_accepted(command):
         assert options.get("figure") in (None, *figures.names())
         for folder in options["results_dir"].split(","):
             assert folder in ("results", "FOLDER") or (ROOT / folder / "summary.csv").is_file()
+    elif name in ("diff", "rerun"):
+        paths = [find(cell, [ROOT / "results"]) for cell in given if "=" not in cell]
+        assert len(paths) == (2 if name == "diff" else 1)
+        assert restored(json.loads(paths[0].read_text()), [arg for arg in given if "=" in arg], "results", trust=False)
     elif name == "paper":
         assert vars(cli._options(name, given))["scale"] in paper.SCALES
     elif name == "lm-eval":

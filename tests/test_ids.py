@@ -6,32 +6,19 @@ is not at hand, that one fingerprint is taken from the manifest, and the test sa
 
 import json
 from collections import Counter
-from functools import cache
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, SHARED, Silent
-from omegaconf import OmegaConf
 
 from msrnn_bench.datasets.questions import Squality
 from msrnn_bench.datasets.texts import PyDocs, PySource, Text
 from msrnn_bench.models.sources import LocalModel
 from msrnn_bench.runs import identity
 from msrnn_bench.runs.cell import prepare
-from msrnn_bench.runs.compose import compose_one
+from msrnn_bench.runs.restored import restored
 from msrnn_bench.tasks.lm_eval import harness
 
-# `_target_`s of the versions that wrote the cells, where they have moved since.
-MOVED = {
-    "msrnn_bench.datasets.Nothing": "msrnn_bench.datasets.texts.Nothing",
-    "msrnn_bench.datasets.PySource": "msrnn_bench.datasets.texts.PySource",
-    "msrnn_bench.datasets.Text": "msrnn_bench.datasets.texts.Text",
-    "msrnn_bench.filler.Filler": "msrnn_bench.datasets.filler.Filler",
-    "msrnn_bench.models.LocalModel": "msrnn_bench.models.sources.LocalModel",
-    "msrnn_bench.models.PackagedGguf": "msrnn_bench.models.sources.PackagedGguf",
-    "msrnn_bench.questions.Squality": "msrnn_bench.datasets.questions.Squality",
-    "msrnn_bench.tasks.harness.Harness": "msrnn_bench.tasks.lm_eval.harness.Harness",
-}
 TINY = ROOT / "tests/tiny/model"
 
 
@@ -43,23 +30,14 @@ def recorded() -> dict[Path, dict]:
 
 
 def today(manifest: dict):
-    """The manifest's configuration as this version would compose it: keys younger than it at their defaults."""
-    config = OmegaConf.merge(defaults(), {k: v for k, v in manifest["config"].items() if not isinstance(v, dict)})
-    for group in ("model", "dataset", "policy", "task"):
-        given = manifest["config"][group]
-        config[group] = {**given, "_target_": MOVED.get(given["_target_"], given["_target_"])}
-    return config
+    """The manifest's configuration as `rerun` takes it up."""
+    return restored(manifest, [], "results", trust=False)
 
 
 def here(path: str | None) -> Path | None:
     """A recorded path of the shared data where that folder is on this machine; None where it is missing."""
     found = SHARED / str(path).removeprefix("../shared/")
     return found if path and found.exists() else None
-
-
-@cache
-def defaults():
-    return compose_one([])
 
 
 @pytest.mark.parametrize("shared_data", ["as it is here", "hidden"])
@@ -86,6 +64,9 @@ def test_every_committed_cell_keeps_its_id(shared_data, monkeypatch, capsys, tmp
             if "versions" in known["task"] and known["task"]["versions"] != harness.versions():
                 patch.setattr(harness, "versions", lambda value=known["task"]["versions"]: value)
                 taken.append("versions")
+            if "machine" in known["task"] and known["task"]["machine"] != identity.hardware(config.device):
+                patch.setattr(identity, "hardware", lambda device, value=known["task"]["machine"]: value)
+                taken.append("machine")
             cell = prepare(config, [], Silent(), built).cell
         went[", ".join(taken) or "nothing"] += 1
         if cell.id != path.stem:

@@ -46,7 +46,7 @@ def read_cells(results_dir: Path, *others: Path) -> Cells:
         else:
             log.warning("%s: its rows are %s: the cell counts as unfinished, its next run redoes it", path, _lacking(rows))
     frame = _typed([(path, line) for path in paths for line in _read_lines(path)])
-    warn_of_versions(manifests)
+    warn_of_versions(frame, manifests)
     frame = tell_apart(frame, manifests)
     order = [*SETTINGS[1:], "variant", "cell"]  # the rows of a cell keep the order in which they were measured
     failures = [failure for failure in failures if failure["cell"] not in manifests]
@@ -55,6 +55,13 @@ def read_cells(results_dir: Path, *others: Path) -> Cells:
 
 def _lacking(rows: Path) -> str:
     return "not those that were written" if rows.is_file() else "missing"
+
+
+def read_rows(path: Path) -> "pd.DataFrame":
+    """The rows of one cell's file, as `read_cells` has them; what its namesakes in the folder are plays no part."""
+    import pandas as pd
+
+    return _typed([(path, line) for line in _read_lines(path)]).assign(variant=pd.Series(pd.NA, dtype="str"))
 
 
 def _read_lines(path: Path) -> list[list[str]]:

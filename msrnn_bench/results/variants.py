@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -17,11 +18,13 @@ import pandas as pd
 
 log = logging.getLogger(__name__)
 
-TELLING = ("settings", "config", "dataset", "versions")  # what of a manifest tells cells apart
+TELLING = ("settings", "config", "dataset", "versions", "git")  # what of a manifest tells cells apart
 LETTERS = 4  # of a hash, where so few tell it from the others
 # What of a task is a column of the rows, or changes no line of the summary: how rows are cut, what is measured beside.
 NO_VARIANT = {"name", "tasks", "lengths", "kinds", "buckets", "agreement", "needle"}
-LIBRARIES = ("msrnn-bench", "torch", "transformers", "tokenizers", "numba")
+LIBRARIES = ("torch", "transformers", "tokenizers", "numba")
+TABLE = ["task", "dataset", "model", "weights", "context", "dtype"]  # cells that agree in these stand in one table
+NAMED = 3  # cells of a version that are named, where there are more
 
 
 def tell_apart(rows: pd.DataFrame, manifests: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
@@ -44,17 +47,49 @@ def tell_apart(rows: pd.DataFrame, manifests: Mapping[str, Mapping[str, Any]]) -
     return told.assign(variant=told["variant"].where(told["cell"].isin(names["variant"].keys())))
 
 
-def warn_of_versions(manifests: Mapping[str, Mapping[str, Any]]) -> None:
-    """Say which versions of code and libraries stand side by side."""
-    for library in LIBRARIES:
-        found: dict[str, int] = {}
-        for manifest in manifests.values():
-            version = (manifest.get("versions") or {}).get(library)
-            if version:
-                found[version] = found.get(version, 0) + 1
-        if len(found) > 1:
-            named = ", ".join(f"{version} ({count} cells)" for version, count in sorted(found.items()))
-            log.warning("cells of different versions of %s stand side by side: %s", library, named)
+def warn_of_versions(rows: pd.DataFrame, manifests: Mapping[str, Mapping[str, Any]]) -> None:
+    """Say which cells of unlike versions of code, libraries and data stand side by side in one table. `rows` have the names
+    that they came with, under which two texts are one dataset."""
+    cells = rows.drop_duplicates("cell")
+    tables = [list(group["cell"]) for _, group in cells.groupby(TABLE) if len(group) > 1]
+    for what, version in (("msrnn-bench", _code), *((library, _library(library)) for library in LIBRARIES)):
+        found: dict[str, list[str]] = {}
+        for table in tables:
+            of = {cell: version(manifests[cell]) for cell in table if cell in manifests}
+            if len({one for one in of.values() if one}) > 1:
+                for cell, one in of.items():
+                    found.setdefault(one or "", []).append(cell)
+        _warn(what, {one: named for one, named in found.items() if one})
+    for name, group in cells.groupby("dataset"):
+        texts = _texts({cell: manifests[cell] for cell in group["cell"] if "settings" in manifests.get(cell, {})})
+        found = {}
+        for cell, label in texts.items():
+            found.setdefault(label, []).append(cell)
+        if any(re.fullmatch("[0-9a-f]+", label) for label in found):  # else it is one text, read from two places
+            _warn(f"the data {name}", found)
+
+
+def _warn(what: str, cells: Mapping[str, list[str]]) -> None:
+    if len(cells) > 1:
+        told = "; ".join(f"{version}: {_several(sorted(named))}" for version, named in sorted(cells.items()))
+        log.warning("cells of different versions of %s stand side by side: %s (msrnn-bench diff CELL CELL)", what, told)
+
+
+def _several(cells: list[str]) -> str:
+    more = f" and {len(cells) - NAMED} more" if len(cells) > NAMED else ""
+    return ", ".join(cells[:NAMED]) + more
+
+
+def _code(manifest: Mapping[str, Any]) -> str | None:
+    """The commit, where it ran from a checkout; else the package's version."""
+    git = manifest.get("git") or {}
+    if git.get("commit"):
+        return str(git["commit"])[:7] + ("" if git.get("clean") else " with changes")
+    return (manifest.get("versions") or {}).get("msrnn-bench")
+
+
+def _library(name: str) -> Callable[[Mapping[str, Any]], str | None]:
+    return lambda manifest: (manifest.get("versions") or {}).get(name)
 
 
 def _texts(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

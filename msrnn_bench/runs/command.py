@@ -22,7 +22,7 @@ def command(config: Mapping[str, Any], changes: Mapping[str, str]) -> str:
     """`msrnn-bench run ...` for the configuration of a manifest. `changes`: settings in the place of its own, such as
     {"cache": "64,128"}, or a group's choice."""
     given: list[str] = []
-    base = _composed(())
+    base = composed(())
     for group in _CHOSEN:
         if group in changes:
             given.append(f"{group}={changes[group]}")
@@ -54,6 +54,11 @@ def _differences(group: str, config: Mapping[str, Any], chosen: Mapping[str, Any
     return [f"{group}.{key}={_value(config[key])}" for key in shared if config[key] != chosen[key]]
 
 
+def targets(group: str) -> list[str]:
+    """The classes that the files of a group name."""
+    return sorted({_target(group, name) for name in choices(group)})
+
+
 def _same(target: str, recorded: str) -> bool:
     """Whether it is the same class: those of the package are known by their own name, whatever module they stood in once."""
     if target.startswith("msrnn_bench.") and recorded.startswith("msrnn_bench."):
@@ -68,11 +73,11 @@ def _target(group: str, name: str) -> str:
 
 
 def _of_choice(group: str, name: str) -> dict[str, Any]:
-    return dict(_composed((f"{group}={name}",))[group])
+    return dict(composed((f"{group}={name}",))[group])
 
 
 @cache
-def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
+def composed(overrides: tuple[str, ...]) -> dict[str, Any]:
     """The plain configuration under these overrides; a file that wants a setting keeps its `???`."""
     made: Any = OmegaConf.to_container(compose_one(list(overrides)), resolve=True)
     return dict(made)
