@@ -118,6 +118,8 @@ def test_what_is_drawn_unasked():
     assert figures.suited(table(lines()), None) == ["perplexity"]
     assert figures.suited(table(lines(task="retrieval", metric="accuracy")), None) == ["score", "depth"]
     rolling, choice = (lines(task="lm_eval", metric=metric) for metric in ("nll", "acc"))
+    kept = lines(task="retrieval", metric="needle_kept_by_step")
+    assert figures.suited(table(lines(task="retrieval", metric="accuracy"), kept), None) == ["score", "depth", "needle"]
     assert figures.suited(table(rolling), None) == ["perplexity"] and figures.suited(table(choice), None) == ["score"]
     assert figures.suited(table(rolling, choice), None) == ["score", "perplexity"]
     assert figures.suited(table([line("tova", 8, None, task="squality", metric=None, status="failed")]), None) == ["score"]

@@ -1,8 +1,8 @@
 """The figures, found by discovery: one file each, named after the figure, with `plot(table, **options) -> Figure`.
 
 A figure is a function of the summary table, or of all rows where its module says `TABLE = "tidy"`, and of what `ARRAYS` names of
-each cell's arrays; `TASKS` in its module names the tasks it is drawn of unasked. May import results and errors. None loads a
-model, reads a results folder or imports torch.
+each cell's arrays; `TASKS` and `UNASKED` in its module name the tasks and metrics it is drawn of without being asked for. May import
+results and errors. None loads a model, reads a results folder or imports torch.
 """
 
 import importlib
@@ -84,14 +84,17 @@ def suited(summary: "pd.DataFrame", metric: str | None = None) -> list[str]:
     """The figures that show what a summary holds, or one of its metrics."""
     if metric is not None:
         return ["perplexity" if metric.startswith("nll") else "score"]
-    claimed = {name: getattr(importlib.import_module(f"{__name__}.{name}"), "TASKS", ()) for name in names()}
+    modules = {name: importlib.import_module(f"{__name__}.{name}") for name in names()}
+    claimed = {name: getattr(module, "TASKS", ()) for name, module in modules.items()}
+    metrics = set(summary["metric"].dropna())
+    besides = [name for name, module in modules.items() if metrics & set(getattr(module, "UNASKED", ()))]
     found: list[str] = []
     for task, lines in summary.groupby("task"):
         losses = lines["metric"].dropna().str.startswith("nll")
         kinds = [name for name, there in (("score", not losses.all()), ("perplexity", losses.any())) if there]
         own = [name for name, tasks in claimed.items() if task in tasks]
         found += [*SUITED.get(str(task), own or kinds or ["score"]), *own]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys([*found, *besides]))
 
 
 def note(table: "pd.DataFrame") -> str | None:

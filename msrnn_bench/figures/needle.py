@@ -22,6 +22,7 @@ TABLE = "tidy"
 
 _LACKING = "no needle's states to draw: run `msrnn-bench run task=retrieval task.needle=true`, then collect"
 _METRIC = "needle_kept_by_step"
+UNASKED = (_METRIC,)
 
 
 def plot(
