@@ -12,14 +12,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import datasets
 import pandas as pd
 import pytest
 from hub import Fault, Hub, Repository
 from huggingface_hub import constants, file_download
+from network import OWN, forget, point_to
 from test_first_measurement import environment, make_models
 
-from msrnn_bench.datasets import hub as data_hub
 from msrnn_bench.datasets import texts
 from msrnn_bench.errors import MachineError, UsageError
 from msrnn_bench.hub import asking, commits
@@ -28,7 +27,6 @@ from msrnn_bench.models.sources import HubModel
 
 MODEL, DATA = "models/EleutherAI/pythia-70m", "datasets/me/novels"
 BUSY = Fault(503)
-OWN = "/api/agent-harnesses"  # what the library asks for on its own account
 TEXT = "and so it went on " * 40
 
 
@@ -51,7 +49,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr(asking, "sleep", time_of_tests.sleep)
     monkeypatch.setattr(asking, "spread", lambda: 0.0)
     monkeypatch.setattr(file_download, "time", SimpleNamespace(sleep=lambda seconds: None))
-    asking._tired.clear()
     return time_of_tests
 
 
@@ -63,23 +60,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with Hub(tmp_path / "repositories") as found:
         point_to(found.url, tmp_path / "cache", monkeypatch)
         yield found
-
-
-def point_to(url: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    template = url + "/{repo_id}/resolve/{revision}/{filename}"
-    for name, value in {"ENDPOINT": url, "HUGGINGFACE_CO_URL_TEMPLATE": template, "HF_HUB_CACHE": str(cache / "hub")}.items():
-        monkeypatch.setattr(constants, name, value)
-    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", url)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(cache / "datasets"))
-    monkeypatch.delenv(commits.COMMITS, raising=False)
-    forget()
-
-
-def forget() -> None:
-    """As in a process that begins."""
-    commits._known.clear()
-    data_hub._loaded.clear()
-    texts._read.cache_clear()
 
 
 def put(repositories: Path, text: str) -> str:
@@ -197,6 +177,13 @@ def test_a_limit_that_the_library_cannot_read(monkeypatch, value):
     monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", value)
     for make in (model, data):
         assert f"HF_HUB_ETAG_TIMEOUT={value} must be a whole number of seconds" in line(UsageError, make)
+
+
+def test_what_the_hub_refuses_is_not_asked_again(hub, clock):
+    hub.fault = lambda request: Fault(403, {"X-Error-Code": "GatedRepo"}) if "/resolve/" in request else Fault()
+    assert "gated" in line(UsageError, data().documents)
+    assert "neither a folder here nor" in line(UsageError, texts.Hub(repo="me/nothing").documents)
+    assert clock.pauses == []
 
 
 # --- downloads
