@@ -1,4 +1,4 @@
-"""Datasets on the Hugging Face hub: the rows of a split, from where `datasets` keeps them, from the hub, or from a local folder.
+"""Datasets on the Hugging Face hub: the rows of a split, from the caches that hold them, the hub, or a local folder.
 
 Knows nothing of what is in the rows. Without a network every function fails at once and names the local alternative.
 """
@@ -52,10 +52,11 @@ def hub_rows(repo: str, folder: Path | None, config: str | None, split: str, rev
     from datasets.exceptions import DatasetsError
 
     try:
-        if folder:
-            return load_dataset(str(folder), name=config, split=split)
         if found and (kept := _kept(repo, config, found.id)):
             return kept.as_dataset(split=split)
+        here = folder or (_downloaded(repo, found.id) if found else None)
+        if here:
+            return load_dataset(str(here), name=config, split=split)
         at = found.id if found else revision
         rows = patiently("dataset", repo, lambda: load_dataset(repo, name=config, split=split, revision=at))
     except NoAnswerError as error:
@@ -78,6 +79,18 @@ def _kept(repo: str, config: str | None, commit: str) -> Any:
 
     name, version = folders[0].parts[-3:-1]
     return Cache(dataset_name=repo.split("/")[-1], repo_id=repo, config_name=name, version=version, hash=commit)
+
+
+def _downloaded(repo: str, commit: str) -> Path | None:
+    """The whole repository at this commit, as `hf download` leaves it; where files are missing, or it is not known that none
+    are, the rest would be read as if it were all."""
+    from huggingface_hub import errors, get_cached_repo_tree, snapshot_download
+
+    try:
+        get_cached_repo_tree(repo, repo_type="dataset", revision=commit)
+        return Path(snapshot_download(repo, repo_type="dataset", revision=commit, local_files_only=True))
+    except (errors.CachedRepoTreeNotFoundError, errors.LocalEntryNotFoundError):
+        return None
 
 
 def _copies(repo: str, config: str | None) -> list[Path]:
