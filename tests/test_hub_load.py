@@ -363,10 +363,10 @@ def test_a_sweep_under_load_has_the_table_of_one_that_was_not_disturbed(tmp_path
         assert calm.returncode == 0, out + err
     assert len(table(tmp_path / "calm")) == 12
 
-    faults = [Fault(429, {"Retry-After": "1"}), Fault(503), Fault(share=0.5), Fault(seconds=2.0), Fault(share=0.0)]
+    faults = [Fault(429, {"Retry-After": "1"}), Fault(503), Fault(share=0.5), Fault(seconds=4.0), Fault(share=0.0)]
     with Hub(repositories) as hub:
         hub.fault = each_once(*faults)
-        env = {**environment(tmp_path / "two", hub), "HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+        env = {**environment(tmp_path / "two", hub), "HF_HUB_ETAG_TIMEOUT": "3", "HF_HUB_DOWNLOAD_TIMEOUT": "3"}
         loaded = sweep(tmp_path / "loaded", env, "tova,window4", "workers=2")
         while loaded.poll() is None and measured(tmp_path / "loaded") < {"pythia_70m", "pythia_410m"}:
             time.sleep(0.05)
