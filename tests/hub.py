@@ -4,7 +4,8 @@
     python tests/hub.py FOLDER 8000
 
 `models/OWNER/NAME` and `datasets/OWNER/NAME` in the folder are repositories of one commit each, its branch `main`: the
-one that a file `.commit` names (for a revision that a configuration pins), else a hash of the content.
+one that a file `.commit` names (for a revision that a configuration pins), else a hash of the content. `hub.fault` says what
+goes wrong with an answer; `hub.end()` is the end of the hub, whoever is still connected.
 """
 
 import hashlib
@@ -12,11 +13,13 @@ import json
 import re
 import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 from urllib.parse import unquote, urlsplit
 
@@ -27,6 +30,15 @@ class Answer(NamedTuple):
     status: int
     body: bytes
     headers: dict[str, str]
+
+
+class Fault(NamedTuple):
+    """What goes wrong with one answer: its status, the seconds before it comes, the share of its body that comes."""
+
+    status: int | None = None
+    headers: Mapping[str, str] = MappingProxyType({})
+    seconds: float = 0.0
+    share: float = 1.0
 
 
 def as_json(value: Any) -> Answer:
@@ -95,20 +107,32 @@ ROUTES: tuple[tuple[str, Respond], ...] = (
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves a folder while the `with` lasts; `requests` is what was asked for, each as `GET /api/models/OWNER/NAME`."""
+    """Serves a folder while the `with` lasts; `requests` is what was asked for, each as `GET /api/models/OWNER/NAME`, and
+    `fault` is asked with each what goes wrong."""
 
     def __init__(self, folder: Path, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.folder, self.url = folder, f"http://127.0.0.1:{self.server_port}"
         self.requests: list[str] = []
+        self.fault: Callable[[str], Fault] = lambda request: Fault()
+        self.over = False
 
     def __enter__(self) -> Self:
         Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.shutdown()
-        self.server_close()
+        self.end()
+
+    def end(self) -> None:
+        """Nothing connects any more, and connections that are open get no answer."""
+        if not self.over:
+            self.over = True
+            self.shutdown()
+            self.server_close()
+
+    def handle_error(self, *_: object) -> None:
+        """A client that waited no longer is none of the hub's errors."""
 
     def answer(self, method: str, path: str, deep: bool) -> Answer:
         self.requests.append(f"{method} {path}")
@@ -131,12 +155,30 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         target = urlsplit(self.path)
         answer = self.server.answer(self.command, target.path, "recursive=true" in target.query.lower())
+        fault = self.server.fault(f"{self.command} {target.path}")
+        time.sleep(fault.seconds)
+        if self.server.over:
+            self.close_connection = True
+            return
+        if fault.status:
+            answer = Answer(fault.status, b"", dict(fault.headers))
+        answer = self._part(answer)
         self.send_response(answer.status)
         for name, value in {**answer.headers, "Content-Length": str(len(answer.body))}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(answer.body)
+            self.wfile.write(answer.body[: int(len(answer.body) * fault.share)])
+            self.close_connection = fault.share < 1
+
+    def _part(self, answer: Answer) -> Answer:
+        """What was asked for of a file that is fetched from where an earlier try ended."""
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        if not wanted or answer.status != 200:
+            return answer
+        first, last = int(wanted[1]), min(int(wanted[2] or len(answer.body) - 1), len(answer.body) - 1)
+        place = {"Content-Range": f"bytes {first}-{last}/{len(answer.body)}"}
+        return Answer(206, answer.body[first : last + 1], {**answer.headers, **place})
 
     do_HEAD = do_GET  # noqa: N815 (the library's names)
 

@@ -10,16 +10,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import network
 import pytest
 import torch
 from conftest import GOLDEN, ROOT, TINY_MODEL, default_model
+from hub import Fault, Hub
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from safetensors import safe_open
 
 from msrnn_bench.errors import MachineError, UsageError
 from msrnn_bench.models import files as model_files
-from msrnn_bench.models import hub as model_hub
 from msrnn_bench.models import sources as models
 from msrnn_bench.models.failing import readable
 from msrnn_bench.models.sources import GgufModel, HubModel, LocalModel, PackagedGguf
@@ -73,19 +74,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """An empty hub cache and a hub that does not answer; returns what was asked of it."""
-    import huggingface_hub
-
-    asked: list[str] = []
-
-    def refuse(self: Any, repo: str, **_: Any) -> None:
-        asked.append(repo)
-        raise ConnectionError("Name or service not known")
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
-    model_hub.hub_commit.cache_clear()
-    return asked
+    """An empty hub cache and no network; returns what was asked for."""
+    network.point_to("http://hub.invalid", tmp_path, monkeypatch)
+    return network.no_network(monkeypatch)
 
 
 @pytest.fixture
@@ -437,55 +428,32 @@ def test_a_cached_hub_model_needs_no_network(no_network: list[str], folder: Path
     refuses(MachineError, "does not answer", lambda: model.load(**LOAD))
 
 
-def test_a_hub_download_takes_safetensors_and_no_pickle(
-    no_network: list[str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import huggingface_hub
-    from huggingface_hub.utils import filter_repo_objects
-
-    commit = "0123456789" * 4
-    fetched: set[str] = set()
-    offered = {*(path.name for path in folder.iterdir()), "pytorch_model.bin", "onnx/config.json", "evil.py"}
-    offered |= {"consolidated.safetensors", "README.md", "original/model.safetensors"}
-
-    def snapshot(repo: str, *, revision: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
-        fetched.update(filter_repo_objects(offered, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns))
-        assert (repo, revision) == ("some/model", "main")
-        target = tmp_path / "hub" / "models--some--model" / "snapshots" / commit
-        target.mkdir(parents=True, exist_ok=True)
-        for name in fetched:
-            shutil.copy(folder / name, target / name)
-        return str(target)
-
-    answer = type("Answer", (), {"sha": commit})
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda self, repo, **_: answer)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    model = HubModel(name="some", repo="some/model")
-    assert model.fingerprint()["commit"] == commit
-    model.config()
-    assert "model.safetensors" not in fetched
-    assert model.load(**LOAD).info["commit"] == commit
-    assert fetched == {path.name for path in folder.iterdir()}
+def test_a_hub_download_takes_safetensors_and_no_pickle(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = tmp_path / "repositories/models/some/model"
+    shutil.copytree(folder, repository)
+    others = ("pytorch_model.bin", "onnx/config.json", "evil.py", "consolidated.safetensors", "README.md", "a/model.safetensors")
+    for name in others:
+        (repository / name).parent.mkdir(exist_ok=True)
+        (repository / name).write_text("none of this")
+    with Hub(tmp_path / "repositories") as there:
+        network.point_to(there.url, tmp_path / "cache", monkeypatch)
+        model = HubModel(name="some", repo="some/model")
+        commit = model.fingerprint()["commit"]
+        model.config()
+        here = tmp_path / "cache/hub/models--some--model/snapshots" / commit
+        assert (here / "config.json").is_file() and not (here / "model.safetensors").exists()
+        assert model.load(**LOAD).info["commit"] == commit
+        assert {path.name for path in here.iterdir()} == {path.name for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize(
-    ("kind", "error", "said"),
-    [
-        ("GatedRepoError", MachineError, "asks for consent.*hf auth login"),
-        ("RepositoryNotFoundError", UsageError, "the hub has no model some/model"),
-    ],
-)
-def test_what_the_hub_refuses(
-    no_network: list[str], monkeypatch: pytest.MonkeyPatch, kind: str, error: type[UsageError], said: str
-) -> None:
-    import huggingface_hub
-
-    def refuse(*_: Any, **__: Any) -> None:
-        failure = getattr(huggingface_hub.errors, kind)
-        raise failure.__new__(failure)
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
-    refuses(error, said, HubModel(name="x", repo="some/model").fingerprint)
+def test_what_the_hub_refuses(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(folder, tmp_path / "repositories/models/some/model")
+    with Hub(tmp_path / "repositories") as there:
+        network.point_to(there.url, tmp_path / "cache", monkeypatch)
+        refuses(UsageError, "the hub has no model some/other", HubModel(name="x", repo="some/other").fingerprint)
+        refuses(UsageError, "some/model at nowhere", HubModel(name="x", repo="some/model", revision="nowhere").fingerprint)
+        there.fault = lambda request: Fault(403, {"X-Error-Code": "GatedRepo"}) if "/resolve/" in request else Fault()
+        refuses(MachineError, "asks for consent.*hf auth login", HubModel(name="x", repo="some/model").config)
 
 
 def test_the_default_model() -> None:

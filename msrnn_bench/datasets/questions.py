@@ -17,6 +17,7 @@ from msrnn_bench.datasets import hub, reading
 from msrnn_bench.datasets.reading import Document
 from msrnn_bench.datasets.texts import Dataset
 from msrnn_bench.errors import MachineError, NotHereError, UsageError, one_line
+from msrnn_bench.hub.asking import check_limits
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Questions(Dataset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_limits()
         for name, plain in (("start", 0), ("skip", 0), ("pack", False)):
             if getattr(self, name) != plain:
                 raise UsageError(
@@ -95,8 +97,7 @@ class Questions(Dataset):
             decoded = reading.read_file(file, "auto") if file.is_file() else None
             found = {} if decoded is None else {"encoding": decoded.encoding, "found": decoded.found}
             return {"file": file.name, **found}
-        commit = hub.read_commit(self.repo or "", self.revision)
-        return {"repo": self.repo, "split": self.split, "commit": commit}
+        return {"repo": self.repo, "split": self.split, **hub.origin(self.repo or "", self.revision)}
 
     def records(self) -> Iterator[tuple[dict[str, Any], str]]:
         """Every record and what to call it in an error."""

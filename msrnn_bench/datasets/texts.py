@@ -23,6 +23,7 @@ from pydantic import JsonValue
 from msrnn_bench.datasets import hub, reading
 from msrnn_bench.datasets.reading import Document
 from msrnn_bench.errors import Count, MachineError, Named, UsageError, Whole, check_fields
+from msrnn_bench.hub.asking import check_limits
 
 LISTED = 100  # documents that a manifest names one by one
 
@@ -234,6 +235,7 @@ class Hub(Dataset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_limits()
         if not self.name:
             object.__setattr__(self, "name", Path(self.repo or "hub").name)
 
@@ -269,5 +271,5 @@ class Hub(Dataset):
         return reading.stamp(sorted(folder.rglob("*"))) if folder else ()
 
     def source(self) -> dict[str, Any]:
-        commit = None if self._local() else hub.read_commit(self.repo or "", self.revision)
-        return {"repo": self.repo, "config": self.config, "split": self.split, "field": self.field, "commit": commit}
+        origin = {"commit": None} if self._local() else hub.origin(self.repo or "", self.revision)
+        return {"repo": self.repo, "config": self.config, "split": self.split, "field": self.field, **origin}

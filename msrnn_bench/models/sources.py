@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import JsonValue
 
 from msrnn_bench.errors import MachineError, UsageError, check_fields, one_line
+from msrnn_bench.hub.asking import check_limits
 from msrnn_bench.models import facts, files, gguf, headers, hub
 from msrnn_bench.models.drawn import drawn
 from msrnn_bench.models.failing import readable
@@ -64,6 +65,10 @@ class Model(ABC):
     @abstractmethod
     def identity(self) -> dict[str, Any]:
         """What the files are, by content: plain JSON, no path."""
+
+    def origin(self) -> dict[str, Any]:
+        """What a manifest should know of how the files were found; no part of the identity."""
+        return {}
 
     @abstractmethod
     def folder(self, *, weights: bool) -> Path:
@@ -134,6 +139,7 @@ class Model(ABC):
         info = {
             "name": self.name,
             **self.fingerprint(seed=seed),
+            **({} if self.fileless else self.origin()),
             "class": type(model).__name__,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "dtype": dtype,
@@ -245,8 +251,15 @@ class HubModel(Model):
     revision: str = "main"
     facts: dict[str, JsonValue] | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_limits()
+
     def identity(self) -> dict[str, Any]:
-        return {"repo": self.repo, "commit": hub.hub_commit(self.repo, self.revision)}
+        return {"repo": self.repo, "commit": hub.hub_commit(self.repo, self.revision).id}
+
+    def origin(self) -> dict[str, Any]:
+        return {"revision": self.revision, "commit_by": hub.hub_commit(self.repo, self.revision).source}
 
     def folder(self, *, weights: bool) -> Path:
         return hub.hub_folder(self.repo, self.revision, weights=weights, code=self.trust_remote_code)

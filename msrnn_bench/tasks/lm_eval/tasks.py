@@ -22,7 +22,6 @@ from msrnn_bench.tasks.lm_eval.context import no_punkt, offline, quiet, seeded
 
 RULER_NEEDS = ("nltk", "wonderwords")
 RULER_GROUPS = ("ruler", "longcxt")  # its group and its tag: every task of the folder
-NETWORK_SECONDS = 5.0
 _NAMED = re.compile(r"""^["']?(?:task|group|tag)["']?\s*:\s*["']?([\w.-]+)""", re.MULTILINE)
 
 
@@ -223,7 +222,7 @@ def _hub_answers() -> bool:
     from huggingface_hub import constants, get_session
 
     try:
-        get_session().head(constants.ENDPOINT, timeout=NETWORK_SECONDS)
+        get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
         return True
     except Exception:  # the transport's errors have no common class
         return False
