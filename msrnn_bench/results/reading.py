@@ -57,6 +57,14 @@ def _lacking(rows: Path) -> str:
     return "not those that were written" if rows.is_file() else "missing"
 
 
+def read_cell(rows: Path) -> "pd.DataFrame":
+    """The rows of one cell, whatever lies beside it; nothing is said of variants, which only several cells can be."""
+    import pandas as pd
+
+    frame = _typed([(rows, line) for line in _read_lines(rows)])
+    return frame.assign(variant=pd.Series(pd.NA, index=frame.index, dtype="str"))
+
+
 def _read_lines(path: Path) -> list[list[str]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:

@@ -93,11 +93,10 @@ def _run_one(cell: Prepared, progress: CellProgress) -> int:
 
 def _show(cell: Prepared, skipped: bool) -> None:
     """The number, where it lies, and what it rests on."""
-    from msrnn_bench.results.reading import read_cells
+    from msrnn_bench.results.reading import read_cell
     from msrnn_bench.results.summary import summarise
 
-    rows, _ = read_cells(cell.cell.results_dir)
-    ours = rows[rows["cell"] == cell.cell.id]
+    ours = read_cell(cell.cell.csv)
     if skipped:
         print("finished already; force=true measures it again")
     lines = summarise(ours, [])
