@@ -89,7 +89,7 @@ def prepare(config: DictConfig, overrides: list[str], progress: Progress, shared
     plain: Any = OmegaConf.to_container(config, resolve=True)
     cell = Cell(folder, task.name, _label(parts), identifier)
     made = Prepared(cell, job, task, plain, known, config.force, config.keep_tokens, config.retry)
-    if not made.done:  # what is finished was checked before it was measured; to ask again takes a second or two
+    if not made.done and made.failure is None:  # else it was checked when it was measured, and to ask again takes seconds
         if hasattr(model, "check"):
             model.check()
         task.check(job)
