@@ -16,17 +16,15 @@ from msrnn_bench.runs.compose import choices
 
 HEAVY = {"torch", "transformers", "numba", "datasets", "lm_eval", "sklearn", "scipy.stats", "matplotlib"}
 TABLES = {"pandas", "pandera", "scipy"}
-HERE = [
-    "model=local", f"model.path={TINY_MODEL}", "dataset=text", f"dataset.path={HELD_OUT}", "context=64", "tokens=64",
-    "documents=1", "policy=tova", "task.new_tokens=2",
-]  # fmt: skip
-READ = HERE[:-1]
+HERE = ["model=local", f"model.path={TINY_MODEL}", "dataset=text", f"dataset.path={HELD_OUT}", "documents=1", "policy=tova"]
+READ = [*HERE, "context=64", "tokens=64"]
+WRITE = [*HERE, "context=256", "task.new_tokens=2"]
 KINDS = {
     "perplexity": ["run", *READ, "cache=8"],
     "retention": ["run", *READ, "task=retention", "cache=8"],
-    "extrapolation": ["run", *READ, "task=extrapolation", "context=null", "cache=8"],
-    "retrieval": ["run", *HERE, "task=retrieval", "task.lengths=[60]", "task.examples=1", "task.depths=[0.5]", "cache=40"],
-    "stories": ["run", *HERE, "task=stories", "task.stories=1", "cache=8"],
+    "extrapolation": ["run", *HERE, "task=extrapolation", "tokens=64", "cache=8"],
+    "retrieval": ["run", *WRITE, "task=retrieval", "task.lengths=[150]", "task.examples=1", "task.depths=[0.5]", "cache=40"],
+    "stories": ["run", *WRITE, "task=stories", "task.stories=1", "cache=8"],
     "equivalence": ["run", *READ, "task=equivalence", "cache=8"],
 }  # fmt: skip
 CODE = """
