@@ -20,7 +20,7 @@ import msrnn_bench as mb
 from msrnn_bench.runs.build import build
 from msrnn_bench.runs.cell import prepare
 from msrnn_bench.runs.compose import compose_one
-from msrnn_bench.tasks.perplexity import losses
+from msrnn_bench.tasks.reading.losses import losses
 
 SHARED = Path(os.environ.get("MSRNN_BENCH_SHARED", Path(__file__).resolve().parents[1] / "../shared"))
 POLICIES = {

@@ -11,10 +11,12 @@ import msrnn_bench as mb
 from msrnn_bench.errors import UsageError
 from msrnn_bench.models.tokenizer import bytes_tokenizer, folded_tokenizer
 from msrnn_bench.models.twins import Twin
+from msrnn_bench.multistate.twin import Wide
 from msrnn_bench.runs.cell import prepare
 from msrnn_bench.runs.compose import compose_one
 from msrnn_bench.tasks import equivalence
-from msrnn_bench.tasks.equivalence import apart, compare, measures
+from msrnn_bench.tasks.reading import pairs
+from msrnn_bench.tasks.reading.pairs import apart, compare, measures
 
 PAIRS = ("recurrence/library", "scan/recurrence", "bounded/full")
 METRICS = ("max_difference", "kl", "top1_agreement", "rounding", "in_rounding")
@@ -32,7 +34,7 @@ def means(found: list[Any]) -> dict[tuple[str, str], float]:
 
 def compared(policy: mb.Policy, name: str = "llama-gqa", dtype: torch.dtype = torch.float64, size: int = 12):
     ids = torch.randint(3, 90, (1, 40), generator=torch.Generator().manual_seed(1))
-    with torch.no_grad(), equivalence.Wide() if dtype == torch.float64 else torch.no_grad():
+    with torch.no_grad(), Wide() if dtype == torch.float64 else torch.no_grad():
         return compare(tiny(name, dtype), ids, job(policy, size, context=40), 0)
 
 
@@ -86,13 +88,13 @@ class Highest(mb.Policy):
 
 
 def test_an_engine_that_drops_the_wrong_state_is_found(monkeypatch):
-    real = equivalence.bounded
+    real = pairs.bounded
 
     def faulty(model, policy, size, *, engine, **options):
         return real(model, Highest() if engine == "scan" and size == 12 else policy, size, engine=engine, **options)
 
     right = compared(mb.Tova())
-    monkeypatch.setattr(equivalence, "bounded", faulty)
+    monkeypatch.setattr(pairs, "bounded", faulty)
     wrong = compared(mb.Tova())
     assert right["scan/recurrence"]["in_rounding"][0] < 1e3 < 1e6 < wrong["scan/recurrence"]["in_rounding"][0]
     assert wrong["scan/recurrence"]["max_difference"][0] > 1e-2 and wrong["scan/recurrence"]["kl"][0] > 1e-3
@@ -104,14 +106,14 @@ def test_an_engine_that_drops_the_wrong_state_is_found(monkeypatch):
 
 def test_a_bound_that_binds_is_found(monkeypatch):
     """`bounded/full` with room for two states less is another model (for one less it is not: k + 1 are attended to)."""
-    real = equivalence.bounded
-    monkeypatch.setattr(equivalence, "bounded", lambda m, p, size, **o: real(m, p, 38 if size == 40 else size, **o))
+    real = pairs.bounded
+    monkeypatch.setattr(pairs, "bounded", lambda m, p, size, **o: real(m, p, 38 if size == 40 else size, **o))
     assert compared(mb.Window())["bounded/full"]["max_difference"][0] > 1e-3
 
 
 def test_a_policy_that_does_nothing_is_an_error(monkeypatch):
-    real = equivalence.bounded
-    monkeypatch.setattr(equivalence, "bounded", lambda m, p, size, **o: real(m, mb.Full(), None, **o))
+    real = pairs.bounded
+    monkeypatch.setattr(pairs, "bounded", lambda m, p, size, **o: real(m, mb.Full(), None, **o))
     with pytest.raises(RuntimeError, match="it did not act as it should"):
         compared(mb.Tova())
 

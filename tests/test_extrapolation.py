@@ -19,7 +19,7 @@ from msrnn_bench.results.intervals import value
 from msrnn_bench.runs.cell import prepare
 from msrnn_bench.runs.compose import compose_one
 from msrnn_bench.runs.execute import execute
-from msrnn_bench.tasks import extrapolation
+from msrnn_bench.tasks.reading import losses as reading
 
 sys.path.insert(0, str(GOLDEN))
 import compressed_tiny as loop
@@ -144,7 +144,7 @@ def test_a_killed_cell_goes_on_at_the_document(novels, tmp_path, monkeypatch):
     """Killed in the second document, its line half written: the first is not read again, and the rows are the same."""
     calm = cell(novels, tmp_path / "calm")
     execute(calm)
-    read, kills, losses = [], [2], extrapolation.losses
+    read, kills, losses = [], [2], reading.losses
 
     def counted(model, ids, *rest):
         read.append(ids.shape[1])
@@ -152,7 +152,7 @@ def test_a_killed_cell_goes_on_at_the_document(novels, tmp_path, monkeypatch):
             raise Killed
         return losses(model, ids, *rest)
 
-    monkeypatch.setattr(extrapolation, "losses", counted)
+    monkeypatch.setattr(reading, "losses", counted)
     killed = cell(novels, tmp_path / "killed")
     with pytest.raises(Killed):
         execute(killed)

@@ -16,7 +16,7 @@ from msrnn_bench.results.journal import Journal, packed, unpacked
 from msrnn_bench.runs.cell import prepare
 from msrnn_bench.runs.compose import compose_one
 from msrnn_bench.runs.execute import execute
-from msrnn_bench.tasks import perplexity
+from msrnn_bench.tasks.reading import losses as reading
 
 TOGETHER: dict = {}
 
@@ -44,7 +44,7 @@ def table(prepared):
 @pytest.fixture
 def counted(monkeypatch):
     """How many chunks were measured; `stop` is the one that never ends."""
-    honest, seen = perplexity.losses, {"chunks": 0, "stop": 0}
+    honest, seen = reading.losses, {"chunks": 0, "stop": 0}
 
     def losses(*args):
         seen["chunks"] += 1
@@ -52,7 +52,7 @@ def counted(monkeypatch):
             raise KeyboardInterrupt
         return honest(*args)
 
-    monkeypatch.setattr(perplexity, "losses", losses)
+    monkeypatch.setattr(reading, "losses", losses)
     return seen
 
 
@@ -113,15 +113,15 @@ def test_killed_in_the_middle_and_resumed(told, counted):
     overrides = told("killed")
     code = f"""
     import os, signal
-    from msrnn_bench.tasks import perplexity
+    from msrnn_bench.tasks.reading import losses as reading
     from msrnn_bench.cli.main import main
-    honest, chunks = perplexity.losses, []
+    honest, chunks = reading.losses, []
     def losses(*args):
         chunks.append(1)
         if len(chunks) == 6:
             os.kill(os.getpid(), signal.SIGKILL)
         return honest(*args)
-    perplexity.losses = losses
+    reading.losses = losses
     main(["run", *{overrides!r}])
     """
     ended = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env={**os.environ}, capture_output=True)

@@ -187,7 +187,7 @@ def test_a_rotation_that_depends_on_the_length_is_read_whole(kind):
 
 @pytest.mark.parametrize("kind", ["longrope", "dynamic"])
 def test_perplexity_reads_such_a_text_in_one_call(kind):
-    from msrnn_bench.tasks.perplexity import losses
+    from msrnn_bench.tasks.reading.losses import losses
 
     model = stretching(kind)
     found = [losses(model, IDS[:1], chunk, bounded(model, 8), None)["nll"] for chunk in (5, 24)]

@@ -28,7 +28,7 @@ from msrnn_bench.tasks.lm_eval.metrics import Share, plain, shares
 from msrnn_bench.tasks.lm_eval.model import BoundedLM
 from msrnn_bench.tasks.lm_eval.scoring import Doings, Scorer, Target
 from msrnn_bench.tasks.lm_eval.tasks import Subtask, Wanted
-from msrnn_bench.tasks.perplexity import losses
+from msrnn_bench.tasks.reading.losses import losses
 
 EXACT = {"abs": 1e-4, "rel": 1e-4}
 

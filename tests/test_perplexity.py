@@ -18,7 +18,8 @@ from msrnn_bench.job import load
 from msrnn_bench.models.sources import LocalModel
 from msrnn_bench.runs.cell import prepare
 from msrnn_bench.runs.compose import compose_one
-from msrnn_bench.tasks.perplexity import Perplexity, baseline_losses, losses
+from msrnn_bench.tasks.perplexity import Perplexity
+from msrnn_bench.tasks.reading.losses import baseline_losses, losses
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +139,7 @@ def test_the_random_model_is_seeded(tmp_path):
 
 GROWTH = """
 import torch, transformers, msrnn_bench as mb
-from msrnn_bench.tasks.perplexity import baseline_losses, losses
+from msrnn_bench.tasks.reading.losses import baseline_losses, losses
 config = transformers.LlamaConfig(vocab_size=49152, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
                                   num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=16384)
 model = transformers.LlamaForCausalLM(config).to(torch.bfloat16).eval()

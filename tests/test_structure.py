@@ -85,7 +85,8 @@ ALLOWED = {
 }  # fmt: skip
 # And inside tasks: what is shared knows no task.
 SHARED_BY_TASKS = {
-    "tasks.writing": {"tasks.writing"}, "tasks.staying": {"tasks.staying"}, "tasks.lm_eval": {"tasks.lm_eval", "tasks.writing"},
+    "tasks.writing": {"tasks.writing"}, "tasks.staying": {"tasks.staying"},
+    "tasks.reading": {"tasks.reading", "tasks.writing"}, "tasks.lm_eval": {"tasks.lm_eval", "tasks.writing"},
 }  # fmt: skip
 
 

@@ -47,19 +47,24 @@ def file_sha256(path: Path) -> str:
     key = f"{path.resolve()}|{stat.st_ino}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
     note = cache_root() / "hashes" / hashlib.sha256(key.encode()).hexdigest()[:32]
     with contextlib.suppress(OSError):
-        known = note.read_text()
+        known = note.read_text(encoding="utf-8")
         if re.fullmatch("[0-9a-f]{64}", known):
             return known
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if stat.st_size >= WORTH_CACHING and time.time_ns() - touched > SETTLED_NS:
-        with contextlib.suppress(OSError, NotHereError):  # remembering saves time and nothing else
-            unless_looking("a file's hash")
-            note.parent.mkdir(parents=True, exist_ok=True)
-            partial = note.with_name(f"{note.name}.{uuid.uuid4().hex}")
-            partial.write_text(digest)
-            partial.replace(note)
+        remember(note, digest)
     return digest
+
+
+def remember(note: Path, text: str) -> None:
+    """Write a file of the cache that saves time and nothing else: where it cannot be written it is not."""
+    with contextlib.suppress(OSError, NotHereError):
+        unless_looking("a note")
+        note.parent.mkdir(parents=True, exist_ok=True)
+        partial = note.with_name(f"{note.name}.{uuid.uuid4().hex}")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(note)
 
 
 def has_tokenizer(folder: Path) -> bool:

@@ -17,6 +17,7 @@ from msrnn_bench.models import facts, files, gguf, headers, hub
 from msrnn_bench.models.drawn import drawn
 from msrnn_bench.models.failing import readable
 from msrnn_bench.models.limits import check_supported, is_rotary, max_positions
+from msrnn_bench.models.reach import reach
 from msrnn_bench.models.tokenizer import bytes_tokenizer, describe, handling
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -99,20 +100,24 @@ class Model(ABC):
         check_supported(config)
         return config
 
+    def check(self) -> None:
+        """Refuse, before anything is loaded, what is not here or is no causal LM."""
+        self.config()
+
     def context(self, wanted: int | None, *, compressed: bool = False) -> int:
         """Tokens per chunk: what was asked for, refused beyond the model's positions, else the paper's or all it has. Under
         compressed positions a text may be longer: which it uses depends on the text, and is looked at where it was read."""
-        config = self.config()
-        limit = max_positions(config)
+        known = reach(self)
+        limit = known.positions
         if wanted is None:
             return CONTEXT if limit is None else min(CONTEXT, limit)
         if limit is not None and wanted > limit:
-            if not self.extrapolate and not (compressed and is_rotary(config)):
-                more = "; positions=compressed stays within, model.extrapolate=true goes beyond" if is_rotary(config) else ""
+            if not self.extrapolate and not (compressed and known.rotary):
+                more = "; positions=compressed stays within, model.extrapolate=true goes beyond" if known.rotary else ""
                 raise UsageError(
                     f"context={wanted} is more than the {limit} positions of {self.name}: take {limit} or less{more}"
                 )
-            if not is_rotary(config):
+            if not known.rotary:
                 raise UsageError(
                     f"{self.name} has a table of {limit} positions, it cannot extrapolate: take context={limit} or less"
                 )

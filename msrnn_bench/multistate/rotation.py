@@ -3,11 +3,12 @@ text read in pieces is rotated otherwise than the whole text, and a short row ot
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from msrnn_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def stretches(config: Any) -> tuple[str, int] | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any
 
 from msrnn_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 NAME = "msrnn_bounded"  # of our attention, to the library
 _OTHER_LAYERS = {"linear_attention", "chunked_attention", "mamba", "conv", "recurrent"}

@@ -86,10 +86,14 @@ def prepare(config: DictConfig, overrides: list[str], progress: Progress, shared
         raise UsageError(f"keep_tokens keeps every token's loss, which task={task.name} does not measure: leave it false")
     if config.workers > 1 and getattr(task, "timed", False):
         raise UsageError(f"task={task.name} measures time, and several processes slow each other down: set workers=1")
-    task.check(job)
     plain: Any = OmegaConf.to_container(config, resolve=True)
     cell = Cell(folder, task.name, _label(parts), identifier)
-    return Prepared(cell, job, task, plain, known, config.force, config.keep_tokens, config.retry)
+    made = Prepared(cell, job, task, plain, known, config.force, config.keep_tokens, config.retry)
+    if not made.done and made.failure is None:  # else it was checked when it was measured, and to ask again takes seconds
+        if hasattr(model, "check"):
+            model.check()
+        task.check(job)
+    return made
 
 
 def _context(task: Any, model: Any, policy: Any, config: DictConfig) -> int:

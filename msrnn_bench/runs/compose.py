@@ -47,7 +47,7 @@ def config_dir() -> Path:
 def choices(group: str) -> list[str]:
     """The names a config group offers, nested ones with their folder."""
     root = config_dir() / group
-    return sorted(str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml"))
+    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
 
 
 def compose_one(overrides: list[str]) -> DictConfig:

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from msrnn_bench.errors import UsageError
+from msrnn_bench.results.fresh import fresh
 from msrnn_bench.results.plans import write_plan
 from msrnn_bench.runs import dry, slots
 from msrnn_bench.runs.cell import Prepared, prepare
@@ -67,10 +68,11 @@ def announce(cells: list[Prepared]) -> list[Prepared]:
 
 def close(cells: list[Prepared]) -> int:
     """The tables, and what failed with its reason. Returns the exit code: 1 where a cell has no numbers."""
-    from msrnn_bench.results.summary import collect
-
     for folder in dict.fromkeys(cell.cell.results_dir for cell in cells):
-        collect(folder)
+        if not fresh(folder):
+            from msrnn_bench.results.summary import collect  # pandas: only where a table is made
+
+            collect(folder)
         print(folder / "summary.csv")
     lost = [cell for cell in cells if not cell.done]
     for cell in lost:
@@ -93,11 +95,10 @@ def _run_one(cell: Prepared, progress: CellProgress) -> int:
 
 def _show(cell: Prepared, skipped: bool) -> None:
     """The number, where it lies, and what it rests on."""
-    from msrnn_bench.results.reading import read_cells
+    from msrnn_bench.results.reading import read_rows
     from msrnn_bench.results.summary import summarise
 
-    rows, _ = read_cells(cell.cell.results_dir)
-    ours = rows[rows["cell"] == cell.cell.id]
+    ours = read_rows(cell.cell.csv)
     if skipped:
         print("finished already; force=true measures it again")
     lines = summarise(ours, [])

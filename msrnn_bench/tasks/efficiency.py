@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msrnn_bench.datasets.chunks import Chunk, chunks
 from msrnn_bench.errors import Count, UsageError, check_fields
 from msrnn_bench.job import Job, Work, load
-from msrnn_bench.multistate.footprint import exact_bytes
 from msrnn_bench.policies import Baseline
 from msrnn_bench.results.cells import Row
 from msrnn_bench.tasks.cost import memory
-from msrnn_bench.tasks.cost.clock import Bench, Run
 from msrnn_bench.tasks.cost.search import largest
+
+if TYPE_CHECKING:
+    from msrnn_bench.tasks.cost.clock import Bench, Run
 
 ON_CPU = "2GiB"  # the budget of a machine whose memory is everybody's
 CAPPED = "at least: task.max_batch"
@@ -88,6 +89,8 @@ class Efficiency:
 
     def rows(self, job: Job) -> Iterator[Row]:
         """Bytes, the largest batch, then the runs."""
+        from msrnn_bench.tasks.cost.clock import Bench
+
         loaded = load(job)
         length = self._length(job)
         before = length - max(self.steps, self.piece)
@@ -113,6 +116,8 @@ class Efficiency:
 
     def _bytes(self, bench: Bench, wide: _Rows, config: Any) -> Iterator[Row]:
         """Of one row whose states are full."""
+        from msrnn_bench.multistate.footprint import exact_bytes
+
         run = bench.decode(1, self.steps)
         exact = exact_bytes(config, bench.model.dtype, wide.held)
         if exact != run.footprint.held:  # layers of unlike heads, a name we do not know

@@ -18,7 +18,6 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 
 from msrnn_bench.datasets.amount import amount
 from msrnn_bench.datasets.chunks import Chunk, beginnings
@@ -26,14 +25,12 @@ from msrnn_bench.errors import Count, UsageError, check_fields
 from msrnn_bench.job import Job, Work, load
 from msrnn_bench.models.limits import is_rotary, max_positions
 from msrnn_bench.models.sources import Loaded
-from msrnn_bench.multistate.attention import bounded
 from msrnn_bench.multistate.rotation import stretches
 from msrnn_bench.multistate.support import sliding_window
 from msrnn_bench.policies import Baseline, Full
 from msrnn_bench.results.cells import Row
 from msrnn_bench.results.journal import Journal
 from msrnn_bench.tasks.cost.memory import peak_bytes
-from msrnn_bench.tasks.perplexity import Measured, baseline_losses, losses, report
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +138,11 @@ class Extrapolation:
 
     def _read(self, loaded: Loaded, text: Chunk, job: Job) -> dict[str, Any]:
         """One document from its first token to its last: sums by position, and what its rows share."""
+        import torch
+
+        from msrnn_bench.multistate.attention import bounded
+        from msrnn_bench.tasks.reading.losses import Measured, baseline_losses, losses, report
+
         job = replace(job, context=len(text.ids))  # of a document that ends before `tokens`, its own length
         ids = torch.tensor([text.ids], device=loaded.model.device)
         begin = time.perf_counter()

@@ -10,44 +10,28 @@ from __future__ import annotations
 import logging
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from msrnn_bench.datasets.amount import amount
 from msrnn_bench.datasets.chunks import Chunk, chunks
 from msrnn_bench.errors import Count, UsageError, check_fields
-from msrnn_bench.job import Job, Work, check_places, load
+from msrnn_bench.job import Job, Work, load
 from msrnn_bench.models.sources import Loaded
-from msrnn_bench.multistate.attention import Session, bounded
-from msrnn_bench.multistate.naming import carried
 from msrnn_bench.multistate.rotation import piece_of
 from msrnn_bench.policies import Baseline, Full
 from msrnn_bench.results.cells import Row
 from msrnn_bench.results.journal import Journal, packed, unpacked
 from msrnn_bench.tasks.cost.memory import peak_bytes
 
+if TYPE_CHECKING:
+    from msrnn_bench.tasks.reading.losses import Measured
+
 log = logging.getLogger(__name__)
-
-PIECE = 32  # rows of logits turned into a loss at a time: megabytes that stay in the cache, not a chunk's hundreds
-
-
-@dataclass
-class Measured:
-    """One chunk's numbers, a value per target (positions 1..T-1), and what its states did."""
-
-    values: dict[str, np.ndarray]
-    seconds: float
-    evictions: int | None = None
-    first_eviction: int | None = None
-    max_states: int | None = None
-    state_bytes: int | None = None
-    deaths: np.ndarray | None = None  # [L, P, T], of a task that asks when each state left
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +128,11 @@ class Perplexity:
         return {}
 
     def _measure(self, loaded: Loaded, piece: Chunk, job: Job) -> Measured:
+        import torch
+
+        from msrnn_bench.multistate.attention import bounded
+        from msrnn_bench.tasks.reading.losses import Measured, baseline_losses, losses, report
+
         ids = torch.tensor([piece.ids], device=loaded.model.device)
         begin = time.perf_counter()
         if isinstance(job.policy, Baseline):
@@ -206,89 +195,3 @@ def inputs(job: Job) -> tuple[Loaded, list[Chunk]]:
     if wanted not in job.shared:
         job.shared[wanted] = chunks(job.dataset, loaded.tokenizer, **sizes)
     return loaded, job.shared[wanted]
-
-
-def losses(
-    model: Any, ids: Tensor, chunk: int, states: Session, full: Session | None, advance: Callable[[int], None] | None = None
-) -> dict[str, np.ndarray]:
-    """Per target of ids [1, T]: nll, and against the full model kl and top1_agreement. The state is carried from one
-    forward pass to the next, so [T, vocabulary] never exists (but for models whose rotation needs the whole text at once).
-    `advance` is told how many tokens each pass has read."""
-    total = ids.shape[1]
-    chunk = piece_of(model.config, total, chunk)
-    values = {"nll": np.empty(total - 1)}
-    for at in range(0, total, chunk):
-        part = ids[:, at : at + chunk]
-        targets = ids[0, at + 1 : at + chunk + 1]
-        with states:
-            logits = model(part, **carried(model, states.current)).logits[0, : len(targets)]
-        reference = None
-        if full is not None:
-            with full:
-                reference = model(part, **carried(model, full.current)).logits[0, : len(targets)]
-        for row in range(0, len(targets), PIECE):
-            here = slice(row, row + PIECE)
-            found = {"nll": _nll(logits[here], targets[here])}
-            if reference is not None:
-                found |= _compare(logits[here], reference[here])
-            for metric, x in found.items():  # into arrays made before: small tensors kept among large ones pin the heap's pages
-                values.setdefault(metric, np.empty(total - 1))[at + row : at + row + len(x)] = x.double().cpu().numpy()
-        del logits, reference
-        if advance is not None:
-            advance(part.shape[1])
-    return values
-
-
-def _nll(logits: Tensor, targets: Tensor) -> Tensor:
-    return torch.nn.functional.cross_entropy(_wide(logits), targets, reduction="none")
-
-
-def _compare(logits: Tensor, reference: Tensor) -> dict[str, Tensor]:
-    ours, theirs = _wide(logits).log_softmax(-1), _wide(reference).log_softmax(-1)
-    kl = (theirs.exp() * (theirs - ours)).sum(-1)
-    return {"kl": kl, "top1_agreement": (ours.argmax(-1) == theirs.argmax(-1)).to(kl.dtype)}
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
-
-
-@torch.no_grad()
-def baseline_losses(model: Any, ids: Tensor, size: int, advance: Callable[[int], None] | None = None) -> dict[str, np.ndarray]:
-    """Independent inputs jk..jk+k-1 predict targets jk+1..jk+k: the same targets as every other policy."""
-    total = ids.shape[1]
-    values = np.empty(total - 1)
-    whole = (total - 1) // size
-    rows = max(1, 4096 // size)  # rows of a batch: as many tokens as a chunk of the paper
-    batches = [ids[0, : whole * size].view(whole, size)[i : i + rows] for i in range(0, whole, rows)]
-    if whole * size < total - 1:
-        batches.append(ids[:, whole * size : total - 1])
-    here = 0
-    for batch in batches:
-        for logits in model(batch, use_cache=False).logits:
-            for row in range(0, len(logits), PIECE):
-                part = _nll(logits[row : row + PIECE], ids[0, here + 1 : here + 1 + len(logits[row : row + PIECE])])
-                values[here : here + len(part)] = part.double().cpu().numpy()
-                here += len(part)
-        if advance is not None:
-            advance(batch.numel())
-    return {"nll": values}
-
-
-def report(states: Session, job: Job, result: Measured) -> None:
-    """Note what the states did; a policy that did not do exactly what it must is an error, not a result."""
-    layers = states.layers
-    evictions = {float(n) for layer in layers for n in layer.evictions.double().mean(-1).tolist()}
-    largest = max(n for layer in layers for n in layer.largest)
-    bound = job.context if job.cache is None else job.cache
-    due = max(0, job.context - bound) if job.policy.evicts else 0
-    if evictions != {float(due)} or largest != min(job.context, bound):
-        raise RuntimeError(
-            f"policy {job.policy.name} evicted {sorted(evictions)} states a layer where {due} were due, and held "
-            f"{largest} of {bound}: the policy did not act as it should, so nothing was measured"
-        )
-    check_places(job, layers)
-    result.evictions = due
-    result.first_eviction = min(int(layer.first_eviction.min()) for layer in layers) if due else None
-    result.max_states = largest
-    result.state_bytes = sum(layer.nbytes for layer in layers)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from msrnn_bench.datasets.chunks import Chunk
 from msrnn_bench.errors import UsageError
 from msrnn_bench.job import Job
 from msrnn_bench.results.cells import Row
-from msrnn_bench.tasks.perplexity import Measured, Perplexity, acted, inputs
+from msrnn_bench.tasks.perplexity import Perplexity, acted, inputs
 from msrnn_bench.tasks.staying import words
 from msrnn_bench.tasks.staying.classes import NAMES, VERSION, Classes, schemes
 from msrnn_bench.tasks.staying.lifetimes import (
@@ -29,6 +29,9 @@ from msrnn_bench.tasks.staying.lifetimes import (
     step_buckets,
     steps_held,
 )
+
+if TYPE_CHECKING:
+    from msrnn_bench.tasks.reading.losses import Measured
 
 Part = tuple[str, int, int, float, float]  # subtask, bucket, total, count
 

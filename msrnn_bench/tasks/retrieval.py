@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
@@ -21,9 +21,12 @@ from msrnn_bench.policies import Baseline
 from msrnn_bench.results.cells import Row
 from msrnn_bench.results.journal import Journal
 from msrnn_bench.tasks.writing import needles
-from msrnn_bench.tasks.writing.answers import Answer, Asked, Writer
+from msrnn_bench.tasks.writing.asked import Answer, Asked
 from msrnn_bench.tasks.writing.held import behind, held_after
 from msrnn_bench.tasks.writing.prompts import Prompt, check_template, fit, frame
+
+if TYPE_CHECKING:
+    from msrnn_bench.tasks.writing.answers import Writer
 
 PROMPT = """{document}
 
@@ -116,6 +119,8 @@ class Retrieval:
 
     def rows(self, job: Job) -> Iterator[Row]:
         """A row a question; the depths of a haystack follow each other, so that each is read on from the last."""
+        from msrnn_bench.tasks.writing.answers import Writer
+
         loaded = load(job)
         columns = {**job.columns, "bos": not self.chat and bool(bos_ids(job.dataset.bos, loaded.tokenizer))}
         writer, journal = Writer(loaded, job, self.new_tokens, deaths=self.needle), Journal(job.journal)

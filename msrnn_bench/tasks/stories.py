@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from annotated_types import Ge, Gt, Le
 
 from msrnn_bench.datasets.amount import CHARACTERS
@@ -23,12 +22,10 @@ from msrnn_bench.datasets.chunks import bos_ids
 from msrnn_bench.errors import LARGEST, Count, Positive, UsageError, check_fields
 from msrnn_bench.job import Job, Work, load
 from msrnn_bench.models.sources import Loaded, LocalModel
-from msrnn_bench.multistate.attention import bounded
 from msrnn_bench.policies import Baseline, Full
 from msrnn_bench.results.cells import Row
 from msrnn_bench.results.journal import Journal
-from msrnn_bench.tasks.perplexity import losses
-from msrnn_bench.tasks.writing.answers import Answer, Asked, Writer
+from msrnn_bench.tasks.writing.asked import Answer, Asked
 from msrnn_bench.tasks.writing.judges import (
     OUTCOMES,
     Endpoint,
@@ -39,7 +36,6 @@ from msrnn_bench.tasks.writing.judges import (
     endpoint_address,
 )
 from msrnn_bench.tasks.writing.prompts import check_template, fit, frame
-from msrnn_bench.tasks.writing.sampling import Sampler
 
 log = logging.getLogger(__name__)
 
@@ -170,6 +166,9 @@ class Stories:
         self, loaded: Loaded, job: Job, ids: list[int], journal: Journal, prefix: str, numbers: list[int]
     ) -> dict[int, dict[str, Any]]:
         """The records of these stories; those that the journal lacks are written, a batch at a time."""
+        from msrnn_bench.tasks.writing.answers import Writer
+        from msrnn_bench.tasks.writing.sampling import Sampler
+
         todo = [n for n in numbers if journal.get(prefix + _key(n)) is None]
         size = len(ids) + self.new_tokens
         job.progress.advance((len(numbers) - len(todo)) * size)
@@ -193,6 +192,11 @@ def _key(number: int) -> str:
 def written_loss(model: Any, ids: list[int], tokens: list[int], engine: str) -> float:
     """The full model's summed loss of the written tokens, given the prompt: what the policy wrote, read with all of
     the past in sight."""
+    import torch
+
+    from msrnn_bench.multistate.attention import bounded
+    from msrnn_bench.tasks.reading.losses import losses
+
     text = torch.tensor([ids + tokens], device=model.device)
     return float(losses(model, text, PIECE, bounded(model, Full(), engine=engine), None)["nll"][len(ids) - 1 :].sum())
 

@@ -111,7 +111,7 @@ class Bench:
     def _room_for(self, rows: int, base: MultiState) -> None:
         """Refuse what a machine without a limit of its own would not survive; a GPU says so itself."""
         need, free = rows * footprint(base).total, memory.left(self.device)
-        if self.device.type != "cuda" and free is not None and need > 0.9 * free:
+        if self.device.type != "cuda" and need > 0.9 * free:
             raise MachineError(
                 f"{rows} rows of states need {memory.shown(need)} and this machine has {memory.shown(free)} left: set "
                 f"task.memory to less than that"

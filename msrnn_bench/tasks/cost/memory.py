@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-import resource
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import psutil
 
 from msrnn_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
 
 UNITS = {"": 1, **{f"{p}B": 1000**n for n, p in enumerate(("", "K", "M", "G", "T"))}}
 UNITS |= {f"{p}iB": 1024**n for n, p in enumerate(("", "K", "M", "G", "T")) if p}
@@ -33,21 +35,20 @@ def shown(size: float) -> str:
     return f"{size / 1024**power:.3g} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 
-def left(device: torch.device) -> int | None:
-    """Bytes that the device, or for a CPU the machine, has free; None where that is not told."""
+def left(device: torch.device) -> int:
+    """Bytes that the device, or for a CPU the machine, has free."""
     if device.type == "cuda":
+        import torch
+
         return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0]) * 1024 if found else None
+    return int(psutil.virtual_memory().available)
 
 
 def forget_peak(device: torch.device) -> None:
     """From here on the peak is counted anew, where that can be had."""
     if device.type == "cuda":
+        import torch
+
         torch.cuda.reset_peak_memory_stats(device)
     else:
         try:
@@ -60,16 +61,29 @@ def peak(device: torch.device) -> int | None:
     """The most bytes since `forget_peak`: allocated on a CUDA device, else resident of this process (interpreter and weights
     included); None where the system does not count anew."""
     if device.type == "cuda":
+        import torch
+
         return int(torch.cuda.max_memory_allocated(device))
-    if not _CLEAR.exists():
-        return None
-    found: list[Any] = re.findall(r"^VmHWM:\s+(\d+) kB", _STATUS.read_text(encoding="utf-8"), flags=re.M)
-    return int(found[0]) * 1024 if found else None
+    return _resident() if _CLEAR.exists() else None
 
 
-def peak_bytes() -> int:
-    """The process's largest resident set so far; on CUDA the largest allocation."""
+def peak_bytes() -> int | None:
+    """The process's largest resident set so far, None where the system does not tell; on CUDA the largest allocation."""
+    import torch
+
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return _resident()
+
+
+def _resident() -> int | None:
+    """The largest resident set; each system has its own place for it."""
+    if _STATUS.exists():  # Linux
+        found: list[Any] = re.findall(r"^VmHWM:\s+(\d+) kB", _STATUS.read_text(encoding="utf-8"), flags=re.M)
+        return int(found[0]) * 1024 if found else None
+    told = psutil.Process().memory_info()
+    if hasattr(told, "peak_wset"):  # Windows
+        return int(told.peak_wset)
+    import resource  # macOS, which counts in bytes, and the BSDs, which do not
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

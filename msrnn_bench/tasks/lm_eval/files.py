@@ -31,7 +31,7 @@ def digests(folder: Path) -> dict[str, str]:
     """sha256 of every file below the folder, and of the files elsewhere that its YAML files name: base YAML files, the
     modules of `!function`, data. Those are named by who names them, and a number: a path is no part of an identity."""
     inside = {path.resolve() for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
-    files = {str(path.relative_to(folder.resolve())): path for path in inside}
+    files = {path.relative_to(folder.resolve()).as_posix(): path for path in inside}
     for path in sorted(inside):
         if path.suffix in (".yaml", ".yml"):
             named = dict.fromkeys(_named_files(path, set()))

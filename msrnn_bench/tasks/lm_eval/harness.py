@@ -22,9 +22,9 @@ from msrnn_bench.results.cells import Row
 from msrnn_bench.results.journal import Journal
 from msrnn_bench.tasks.lm_eval import tasks as found
 from msrnn_bench.tasks.lm_eval.context import quiet, seeded
+from msrnn_bench.tasks.lm_eval.doings import Doings
 from msrnn_bench.tasks.lm_eval.files import digests, versions
 from msrnn_bench.tasks.lm_eval.metrics import Share, plain, shares
-from msrnn_bench.tasks.lm_eval.scoring import Doings
 from msrnn_bench.tasks.lm_eval.tasks import Subtask, Wanted
 
 log = logging.getLogger(__name__)

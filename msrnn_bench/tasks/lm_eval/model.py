@@ -33,7 +33,8 @@ from msrnn_bench.multistate.naming import carried
 from msrnn_bench.policies import Baseline
 from msrnn_bench.results.journal import Journal
 from msrnn_bench.tasks.lm_eval.context import quiet
-from msrnn_bench.tasks.lm_eval.scoring import Doings, Scorer, Target, doings, session
+from msrnn_bench.tasks.lm_eval.doings import Doings
+from msrnn_bench.tasks.lm_eval.scoring import Scorer, Target, doings, session
 from msrnn_bench.tasks.writing.answers import check_states, end_marks, padded, read_on
 from msrnn_bench.tasks.writing.prompts import dated
 from msrnn_bench.tasks.writing.sampling import Chance, sampling_warpers

@@ -22,6 +22,7 @@ from msrnn_bench.multistate.attention import Session
 from msrnn_bench.multistate.cache import LayerReport, MultiState
 from msrnn_bench.multistate.naming import cache_in, carried
 from msrnn_bench.multistate.rotation import piece_of
+from msrnn_bench.tasks.lm_eval.doings import Doings
 from msrnn_bench.tasks.writing.answers import check_states, evictions_due, job_session, padded, state_bytes
 
 PASS = 1024  # tokens of a forward pass, all rows together; memory and speed, never the result
@@ -47,34 +48,6 @@ class Target:
     def beginning(self) -> tuple[int, ...]:
         """What the state it is scored from is identified by."""
         return self.context if self.shared else self.context + self.ids
-
-
-@dataclass(frozen=True)
-class Doings:
-    """What a request cost: its targets' positions [start, end), `tokens` scored or written, `cut` tokens left out of its
-    beginning, `length` tokens of text in all, and the row columns of these names."""
-
-    start: int
-    end: int
-    tokens: int
-    cut: int
-    length: int
-    evictions: int
-    first_eviction: int | None
-    max_states: int
-    state_bytes: int
-    seconds: float = 0.0
-
-    @classmethod
-    def together(cls, parts: Sequence[Doings]) -> Doings:
-        """Of several as one: the extremes of where and how full, the sums of the rest."""
-        first = [p.first_eviction for p in parts if p.first_eviction is not None]
-        return cls(
-            start=min(p.start for p in parts), end=max(p.end for p in parts), tokens=sum(p.tokens for p in parts),
-            cut=sum(p.cut for p in parts), length=sum(p.length for p in parts), evictions=max(p.evictions for p in parts),
-            first_eviction=min(first, default=None), max_states=max(p.max_states for p in parts),
-            state_bytes=max(p.state_bytes for p in parts), seconds=sum(p.seconds for p in parts),
-        )  # fmt: skip
 
 
 def session(model: Any, job: Job, rows: Sequence[tuple[int, ...]]) -> Session:

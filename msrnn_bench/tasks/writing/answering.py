@@ -21,7 +21,7 @@ from msrnn_bench.models.sources import Loaded
 from msrnn_bench.policies import Baseline
 from msrnn_bench.results.cells import Row
 from msrnn_bench.results.journal import Journal
-from msrnn_bench.tasks.writing.answers import Answer, Asked, Writer
+from msrnn_bench.tasks.writing.asked import Answer, Asked
 from msrnn_bench.tasks.writing.prompts import Prompt, check_template, fit, frame
 
 
@@ -106,6 +106,8 @@ class Answering(ABC):
 
     def _answer(self, loaded: Loaded, job: Job, asked: list[tuple[list[Example], list[Prompt]]], journal: Journal) -> None:
         """Fill the journal. Of a document with several questions, what they share is read once."""
+        from msrnn_bench.tasks.writing.answers import Writer
+
         writer = Writer(loaded, job, self.new_tokens, stop=self.stop)
         todo = []
         for examples, prompts in asked:

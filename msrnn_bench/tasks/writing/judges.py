@@ -17,17 +17,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from msrnn_bench.datasets.chunks import bos_ids
 from msrnn_bench.errors import MachineError, UsageError, one_line
 from msrnn_bench.models.sources import Loaded
-from msrnn_bench.multistate.attention import bounded
-from msrnn_bench.multistate.naming import carried
 from msrnn_bench.multistate.rotation import piece_of
 from msrnn_bench.policies import Full
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 URL, KEY = "MSRNN_JUDGE_URL", "MSRNN_JUDGE_KEY"
 TRIES = 3  # of a request that timed out or that the endpoint was too busy for
@@ -164,7 +163,7 @@ class LocalJudge:
         limit = self.loaded.info["positions"]
         if limit is not None and len(ids) > limit:
             raise UnjudgedError(f"has {limit} positions for a question of {len(ids)} tokens")
-        a, b = self._next(ids)[torch.tensor(letters)].double().logsumexp(0).tolist()
+        a, b = self._next(ids)[letters].double().logsumexp(0).tolist()
         return "tie" if a == b else "A" if a > b else "B"
 
     def _tokens(self, text: str) -> tuple[list[int], list[list[int]]]:
@@ -184,8 +183,13 @@ class LocalJudge:
             raise UsageError("this judge's tokenizer has no token for A and for B: take another with task.judge_path")
         return mark + single[0][0], [letters for asked, letters in single if asked == single[0][0]]
 
-    def _next(self, ids: list[int]) -> torch.Tensor:
+    def _next(self, ids: list[int]) -> Tensor:
         """Logits [vocabulary] after `ids`, which go through the model in pieces."""
+        import torch
+
+        from msrnn_bench.multistate.attention import bounded
+        from msrnn_bench.multistate.naming import carried
+
         model = self.loaded.model
         last: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
         with bounded(model, Full()) as states:
