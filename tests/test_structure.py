@@ -3,6 +3,7 @@
 import ast
 import math
 import re
+import shutil
 from functools import cache
 from graphlib import TopologicalSorter
 
@@ -60,6 +61,40 @@ def _swept(override):
     with compose._hydra():
         (read,) = compose._parse([override])
         return [f"{read.key_or_group}={value}" for value in compose._values(read)] if read.is_sweep_override() else [override]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["cache=8"], ["policy=window4", "policy.first=2", "cache=9", "cache=7"], ["policy.per=head", "experiment=smoke"],
+        ["task=stories", "dataset=none", "task.prompt='a, b'"], ["model.architecture={a: {b: 1}}", "model=gpt2"],
+        ["task.buckets=[1,2]", "experiment=null"], ["+policy.more=1", "policy.more=2"], ["policy.first=1", "~policy.first"],
+        ["policy={first: 3}"], ["results_dir=${seed}/x", "seed=3"], ["hydra.verbose=true"], ["policy=tova", "policy=h2o"], ["policy=h2o", "policy=tova"],
+        ["cash=8"], ["policy.frist=1"], ["policy=nope", "cache=8"], ["cache.x=8"], ["cache=8,16"], ["cache="], ["cache"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_is_composed_quickly_is_what_hydra_composes(given):
+    """Values on a copy of what was chosen before, or the same mistake."""
+
+    def made(how):
+        try:
+            with compose._hydra():
+                return OmegaConf.to_yaml(how(given))
+        except UsageError as error:
+            return str(error)
+
+    assert made(compose._configuration) == made(lambda given: compose._compose(given)[0])
+
+
+def test_an_edited_file_is_read_again(tmp_path, monkeypatch):
+    shutil.copytree(config_dir(), tmp_path / "conf")
+    monkeypatch.setattr(compose, "config_dir", lambda: tmp_path / "conf")
+    assert compose_one(["policy=window4", "cache=8"]).policy.first == 4
+    file = tmp_path / "conf/policy/window4.yaml"
+    file.write_text(file.read_text().replace("first: 4", "first: 5"))
+    first, second = (compose_one(["policy=window4", "cache=8"]).policy for _ in range(2))
+    assert first == second and first.first == 5 and first is not second
 
 
 def test_a_grid_is_the_product_of_its_axes():

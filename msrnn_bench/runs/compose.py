@@ -119,8 +119,8 @@ def _configuration(overrides: list[str]) -> DictConfig:
     with suppress(OverrideParseException, OmegaConfBaseException, UsageError):
         given = OverridesParser.create().parse_overrides(overrides)
         if all(map(_plain, given)):
-            choices = sorted(o.input_line or "" for o in given if o.key_or_group in GROUPS)
-            config = copy.deepcopy(_chosen(tuple(choices), _state()))
+            chosen = {o.key_or_group: o.input_line or "" for o in given if o.key_or_group in GROUPS}  # the last one counts
+            config = copy.deepcopy(_chosen(tuple(sorted(chosen.values())), _state()))
             for override in given:
                 if override.key_or_group not in GROUPS:
                     OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
