@@ -69,8 +69,9 @@ def _swept(override):
         ["cache=8"], ["policy=window4", "policy.first=2", "cache=9", "cache=7"], ["policy.per=head", "experiment=smoke"],
         ["task=stories", "dataset=none", "task.prompt='a, b'"], ["model.architecture={a: {b: 1}}", "model=gpt2"],
         ["task.buckets=[1,2]", "experiment=null"], ["+policy.more=1", "policy.more=2"], ["policy.first=1", "~policy.first"],
-        ["policy={first: 3}"], ["results_dir=${seed}/x", "seed=3"], ["hydra.verbose=true"], ["policy=tova", "policy=h2o"], ["policy=h2o", "policy=tova"],
-        ["cash=8"], ["policy.frist=1"], ["policy=nope", "cache=8"], ["cache.x=8"], ["cache=8,16"], ["cache="], ["cache"],
+        ["policy={first: 3}"], ["results_dir=${seed}/x", "seed=3"], ["hydra.verbose=true"], ["policy=tova", "policy=h2o"],
+        ["policy=h2o", "policy=tova"], ["cash=8"], ["policy.frist=1"], ["policy=nope", "cache=8"], ["cache.x=8"], ["cache=8,16"],
+        ["cache="], ["cache"],
     ],
     ids=" ".join,
 )  # fmt: skip
