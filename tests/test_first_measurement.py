@@ -85,7 +85,7 @@ def run(lines: list[str], **options: Any) -> None:
 
 
 def manifests(folder: str) -> list[dict]:
-    return [json.loads(path.read_text()) for path in Path(folder, "cells").glob("*.json")]
+    return [json.loads(path.read_text()) for path in Path(folder, "cells").glob("[!.]*.json")]
 
 
 def test_the_pages_commands(tmp_path, monkeypatch):

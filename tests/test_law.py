@@ -50,6 +50,7 @@ VALUES: dict[str, tuple[list[str], str, str]] = {
     "prefill": ([], "stepwise", "oneshot"),
     "positions": ([], "original", "compressed"),
     "results_dir": ([], "one", "two"),
+    "retry": ([], "null", "failed"),
     "cache": ([], "16", "32"),
     "context": ([], "128", "96"),
     "tokens": ([], "128", "256"),
