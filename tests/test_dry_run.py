@@ -18,7 +18,7 @@ from msrnn_bench.models.facts import about
 from msrnn_bench.models.headers import read_header
 from msrnn_bench.results.cells import Cell, Row, write
 from msrnn_bench.runs.build import build
-from msrnn_bench.runs.compose import choices, compose_grid, compose_one
+from msrnn_bench.runs.compose import choices, compose_grid, compose_one, config_dir
 from msrnn_bench.runs.plan import plan, rate
 
 TINY = ["model=local", f"model.path={TINY_MODEL}", "dataset=text", f"dataset.path={HELD_OUT}", "context=64", "tokens=150",
@@ -156,14 +156,15 @@ def test_a_gguf_file_is_not_converted(here, monkeypatch):
 
 # --- what the YAMLs note
 
-NOTED = [name for name in choices("model") if compose_one([f"model={name}"]).model.get("facts")]
+MODELS = {name: OmegaConf.load(config_dir() / "model" / f"{name}.yaml") for name in choices("model")}
+NOTED = [name for name, model in MODELS.items() if model.get("facts")]
 
 
 def test_every_hub_model_has_facts():
-    hub = [n for n in choices("model") if compose_one([f"model={n}"]).model._target_.endswith("HubModel")]
+    hub = [name for name, model in MODELS.items() if model._target_.endswith("HubModel")]
     assert set(hub) == set(NOTED) - {"smollm2"}
     for name in hub:
-        facts = compose_one([f"model={name}"]).model.facts
+        facts = MODELS[name].facts
         # stored in two or four bytes a parameter, and GPT-2's and Pythia's mask buffers, Qwen3-0.6B's second embedding beside
         width = 4 if name.startswith("gpt2") else 2
         more = facts.download - width * facts.parameters  # sizes of a hub page have three digits
@@ -172,7 +173,7 @@ def test_every_hub_model_has_facts():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in NOTED if compose_one([f"model={n}"]).model.architecture])
+@pytest.mark.parametrize("name", [name for name in NOTED if MODELS[name].architecture])
 def test_parameters_are_those_of_the_architecture(name):
     """The model's skeleton, which holds no numbers, has as many as the YAML says."""
     config = compose_one([f"model={name}", "model.weights=random"]).model

@@ -1,10 +1,8 @@
 """A killed cell of long documents goes on at the document it was in: the same rows, and no document measured twice."""
 
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pandas as pd
@@ -12,6 +10,7 @@ import pytest
 from conftest import HELD_OUT, TINY_MODEL, Silent
 from kill import TIMINGS
 
+from msrnn_bench.cli.main import main
 from msrnn_bench.results.journal import Journal, packed, unpacked
 from msrnn_bench.runs.cell import prepare
 from msrnn_bench.runs.compose import compose_one
@@ -108,24 +107,23 @@ def test_a_finished_cell_that_kept_other_arrays_alone_is_not_done_with_its_token
     assert plain.done and not keeping.done
 
 
-def test_killed_in_the_middle_and_resumed(told, counted):
-    """kill -9, in a process of its own."""
+def test_killed_in_the_middle_and_resumed(told, counted, monkeypatch):
+    """kill -9, in a process of its own, which is this one's copy."""
     overrides = told("killed")
-    code = f"""
-    import os, signal
-    from msrnn_bench.tasks.reading import losses as reading
-    from msrnn_bench.cli.main import main
-    honest, chunks = reading.losses, []
-    def losses(*args):
-        chunks.append(1)
-        if len(chunks) == 6:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return honest(*args)
-    reading.losses = losses
-    main(["run", *{overrides!r}])
-    """
-    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env={**os.environ}, capture_output=True)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    with monkeypatch.context() as patch:
+        honest, chunks = reading.losses, []
+
+        def losses(*args):
+            chunks.append(1)
+            if len(chunks) == 6:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return honest(*args)
+
+        patch.setattr(reading, "losses", losses)
+        copy = multiprocessing.get_context("fork").Process(target=main, args=(["run", *overrides],))
+        copy.start()
+        copy.join()
+    assert copy.exitcode == -signal.SIGKILL
     ours = cell(overrides)
     assert sorted(Journal(ours.cell.journal).records) == ["00000 0", "00001 1"]
     execute(ours)

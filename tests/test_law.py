@@ -50,6 +50,7 @@ VALUES: dict[str, tuple[list[str], str, str]] = {
     "prefill": ([], "stepwise", "oneshot"),
     "positions": ([], "original", "compressed"),
     "results_dir": ([], "one", "two"),
+    "retry": ([], "null", "failed"),
     "cache": ([], "16", "32"),
     "context": ([], "128", "96"),
     "tokens": ([], "128", "256"),
@@ -151,17 +152,21 @@ def files(tmp_path_factory) -> Path:
     return folder
 
 
+MADE: dict = {}
+
+
 @cache
 def composed(overrides: tuple[str, ...]):
     return compose_one(list(overrides))
 
 
 def identifier(*overrides: str, **changes: str) -> str:
-    """The id of a cell; `changes` are made to the composed configuration, for composing anew is slow."""
+    """The id of a cell; `changes` are made to the composed configuration, and what is built of a configuration is built once,
+    as for a grid: making either anew is slow."""
     config = composed(overrides).copy()
     for key, value in changes.items():
         OmegaConf.update(config, key, yaml.safe_load(value), force_add=True)
-    return prepare(config, list(overrides), Silent(), {}).cell.id
+    return prepare(config, list(overrides), Silent(), MADE).cell.id
 
 
 def keys(config) -> Iterator[str]:

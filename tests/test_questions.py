@@ -477,7 +477,7 @@ def test_a_first_story_without_questions(here, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["squality", "qasper"])
-def test_the_yaml_says_what_the_class_does_and_the_command_line_wins(name, capfd):
+def test_the_yaml_says_what_the_class_does_and_the_command_line_wins(name, capfd, monkeypatch):
     made = {"squality": squality.Squality, "qasper": qasper.Qasper}[name]()
     config = compose_one([f"task={name}"])
     assert build(config.task, "task") == made and config.dataset.name == name
@@ -487,11 +487,8 @@ def test_the_yaml_says_what_the_class_does_and_the_command_line_wins(name, capfd
     assert compose_one([f"task={name}", "dataset.path=x"]).dataset.path == "x"
     chosen = compose_one([f"task={name}", "task.chat=true"]).task
     assert build(chosen, "task").template == "chat" and made.template == "plain"
-    subprocess.run(
-        [sys.executable, "-m", "msrnn_bench.cli.main", "run", "--cfg", "job", f"task={name}", "dataset.path=mine.jsonl"],
-        check=True,
-        cwd=ROOT,
-    )
+    monkeypatch.setattr(sys, "argv", sys.argv)  # which Hydra's own command line is told
+    assert main(["run", "--cfg", "job", f"task={name}", "dataset.path=mine.jsonl"]) == 0
     shown = capfd.readouterr().out
     assert f"msrnn_bench.datasets.questions.{name.capitalize()}" in shown and "path: mine.jsonl" in shown
 

@@ -3,15 +3,19 @@
 import ast
 import math
 import re
+import shutil
+from functools import cache
 from graphlib import TopologicalSorter
 
 import pytest
+import yaml
 from conftest import ROOT
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from msrnn_bench import moved
 from msrnn_bench.errors import UsageError
+from msrnn_bench.runs import compose
 from msrnn_bench.runs.build import build, build_policy
 from msrnn_bench.runs.compose import choices, compose_grid, compose_one, config_dir
 
@@ -30,22 +34,68 @@ def test_every_yaml_builds_and_lists_every_field(group):
 
 
 def test_every_experiment_composes_every_value_of_its_grid():
-    """Each axis alone; that a grid is the product of its axes is the smoke sweep's to show."""
+    """Each value beside the first ones of the other axes; that a grid is their product is the smoke sweep's to show. No
+    experiment sets a key of a policy, so one that is there goes with it: of those the ends are composed, composing is slow."""
     names = choices("experiment")
     assert {"smoke", "laptop/fig3", "paper/fig3"} <= set(names)
+    policies = {f"policy={name}" for name in choices("policy")}
     for name in names:
         needed = {"laptop/novels": ["dataset.path=x"], "laptop/stories": ["dataset.path=x", "model.path=x"]}.get(name, [])
-        grid = {key: re.split(r",(?![^\[]*\])", str(values)) for key, values in _grid(name).items()}  # a list is one value
+        given = [f"experiment={name}", *needed]
+        grid = {key: _swept(f"{key}={values}") for key, values in _grid(name).items()}
         assert math.prod(map(len, grid.values())) > 1 or name.startswith("paper/")  # a figure may be of one cell
-        first = [f"{key}={values[0]}" for key, values in grid.items()]
+        assert "policy" not in _experiment(name) and policies.issuperset(grid.get("policy", ())), name
+        first = [values[0] for values in grid.values()]
+        (point,) = compose_grid([*given, *first], experiment_grid=True)
+        assert sorted(point[0]) == sorted([*given, *first]), name
         for key, values in grid.items():
             rest = [o for o in first if not o.startswith(f"{key}=")]
-            if len(values) > 20:  # names of one kind, whose list has a test of its own: composing all takes a minute
-                values = [*values[:3], *values[-3:]]
-                rest.append(f"{key}={','.join(values)}")
-            points = compose_grid([f"experiment={name}", *needed, *rest], experiment_grid=True)
-            assert len(points) == len(values), f"{name}: {key}"
+            ends = 1 if key == "policy" else 3 if len(values) > 20 else 0  # many names of one kind have a test of their own
+            for value in [*values[:ends], *values[-ends:]] if ends else values:
+                assert compose_one([*given, *rest, value]), f"{name}: {value}"
         assert f"experiment={name}" in (config_dir() / "experiment" / f"{name}.yaml").read_text().splitlines()[1]
+
+
+def _swept(override):
+    """Its values, each as an override of its own, read as a sweep reads them."""
+    with compose._hydra():
+        (read,) = compose._parse([override])
+        return [f"{read.key_or_group}={value}" for value in compose._values(read)] if read.is_sweep_override() else [override]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["cache=8"], ["policy=window4", "policy.first=2", "cache=9", "cache=7"], ["policy.per=head", "experiment=smoke"],
+        ["task=stories", "dataset=none", "task.prompt='a, b'"], ["model.architecture={a: {b: 1}}", "model=gpt2"],
+        ["task.buckets=[1,2]", "experiment=null"], ["+policy.more=1", "policy.more=2"], ["policy.first=1", "~policy.first"],
+        ["policy={first: 3}"], ["results_dir=${seed}/x", "seed=3"], ["hydra.verbose=true"], ["policy=tova", "policy=h2o"],
+        ["policy=h2o", "policy=tova"], ["cash=8"], ["policy.frist=1"], ["policy=nope", "cache=8"], ["cache.x=8"], ["cache=8,16"],
+        ["cache="], ["cache"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_is_composed_quickly_is_what_hydra_composes(given):
+    """Values on a copy of what was chosen before, or the same mistake."""
+
+    def made(how):
+        try:
+            with compose._hydra():
+                return OmegaConf.to_yaml(how(given))
+        except UsageError as error:
+            return str(error)
+
+    assert made(compose._configuration) == made(lambda given: compose._compose(given)[0])
+
+
+def test_an_edited_file_is_read_again(tmp_path, monkeypatch):
+    shutil.copytree(config_dir(), tmp_path / "conf")
+    monkeypatch.setattr(compose, "config_dir", lambda: tmp_path / "conf")
+    assert compose_one(["policy=window4", "cache=8"]).policy.first == 4
+    file = tmp_path / "conf/policy/window4.yaml"
+    file.write_text(file.read_text().replace("first: 4", "first: 5"))
+    first, second = (compose_one(["policy=window4", "cache=8"]).policy for _ in range(2))
+    assert first == second and first.first == 5 and first is not second
 
 
 def test_a_grid_is_the_product_of_its_axes():
@@ -54,10 +104,13 @@ def test_a_grid_is_the_product_of_its_axes():
     assert len({tuple(overrides) for overrides, _ in points}) == len(points)
 
 
-def _grid(name):
-    import yaml
+@cache
+def _experiment(name):
+    return yaml.safe_load((config_dir() / "experiment" / f"{name}.yaml").read_text())
 
-    return yaml.safe_load((config_dir() / "experiment" / f"{name}.yaml").read_text())["hydra"]["sweeper"]["params"]
+
+def _grid(name):
+    return _experiment(name)["hydra"]["sweeper"]["params"]
 
 
 def test_command_line_wins_over_the_grid():

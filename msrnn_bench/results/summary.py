@@ -107,7 +107,8 @@ def _sums(part: pd.DataFrame) -> pd.DataFrame:
 
 def _parts(rows: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:
     """The rows of each line of the summary. The keys are text, for missing values do not equal themselves."""
-    keys = rows[["cell", *PARTS]].astype("str").fillna("").agg("\0".join, axis=1) if len(rows) else rows["cell"]
+    texts = (rows[name].astype("str").fillna("") for name in ("cell", *PARTS))
+    keys = pd.Series(list(map("\0".join, zip(*texts, strict=True))), index=rows.index, dtype="object")
     return list(rows.groupby(keys, sort=False))
 
 

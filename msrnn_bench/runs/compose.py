@@ -12,14 +12,15 @@ import itertools
 import math
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, RangeSweep
+from hydra.core.override_parser.types import Override, OverrideType, RangeSweep
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -53,7 +54,7 @@ def choices(group: str) -> list[str]:
 def compose_one(overrides: list[str]) -> DictConfig:
     """The configuration of one run, without Hydra's own part."""
     with _hydra():
-        return _compose(overrides)[0]
+        return _configuration(overrides)
 
 
 def compose_grid(overrides: list[str], *, experiment_grid: bool) -> list[tuple[list[str], DictConfig]]:
@@ -90,8 +91,7 @@ def _points(given: list[Override]) -> list[tuple[list[str], DictConfig]]:
     ]
     if math.prod(map(len, axes)) > MOST:
         raise UsageError(f"the sweep has {math.prod(map(len, axes))} cells, more than the {MOST} that one command measures")
-    made: dict[tuple[str, ...], DictConfig] = {}
-    return [(list(point), _at_size(list(point), made)) for point in itertools.product(*axes)]
+    return [(list(point), _configuration(list(point))) for point in itertools.product(*axes)]
 
 
 def _values(override: Override) -> list[str]:
@@ -110,18 +110,41 @@ def _values(override: Override) -> list[str]:
     return found
 
 
-def _at_size(point: list[str], made: dict[tuple[str, ...], DictConfig]) -> DictConfig:
-    """The point's configuration; those that differ in `cache` alone are composed once, for composing is slow."""
-    rest = tuple(o for o in point if not o.startswith("cache="))
-    if rest not in made:
-        made[rest] = _compose(list(rest))[0]
-    config = copy.deepcopy(made[rest])
-    for override in _parse([o for o in point if o.startswith("cache=")]):
-        try:
-            config.cache = override.value()
-        except OmegaConfBaseException as error:
-            raise UsageError(f"{shown(override.input_line)} must be a whole number of 1 or more") from error
-    return config
+def _configuration(overrides: list[str]) -> DictConfig:
+    """What Hydra composes of these, some twenty times as fast for a second point of the same choices.
+
+    Hydra reads the chosen files first and puts the values on them last, so the files are read once and the values put on a
+    copy. Whatever is more than names and values, and every mistake, is Hydra's.
+    """
+    with suppress(OverrideParseException, OmegaConfBaseException, UsageError):
+        given = OverridesParser.create().parse_overrides(overrides)
+        if all(map(_plain, given)):
+            chosen = {o.key_or_group: o.input_line or "" for o in given if o.key_or_group in GROUPS}  # the last one counts
+            config = copy.deepcopy(_chosen(tuple(sorted(chosen.values())), _state()))
+            for override in given:
+                if override.key_or_group not in GROUPS:
+                    OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+            return config
+    return _compose(overrides)[0]
+
+
+def _plain(override: Override) -> bool:
+    """key=value, or a group's choice by one name."""
+    if override.type is not OverrideType.CHANGE or override.package is not None or override.is_sweep_override():
+        return False
+    if override.key_or_group in GROUPS:
+        return isinstance(override.value(), str | None)
+    return "/" not in override.key_or_group and not override.is_hydra_override()
+
+
+@lru_cache(maxsize=256)
+def _chosen(choices: tuple[str, ...], state: tuple[tuple[Path, int], ...]) -> DictConfig:
+    return _compose(list(choices))[0]
+
+
+def _state() -> tuple[tuple[Path, int], ...]:
+    """Changes with every edit below conf/: a notebook may compose, edit a file and compose again."""
+    return tuple((path, path.stat().st_mtime_ns) for path in config_dir().rglob("*.yaml"))
 
 
 @contextmanager
