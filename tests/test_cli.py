@@ -287,7 +287,8 @@ def test_a_crash_leaves_a_manifest_and_the_sweep_goes_on(here, monkeypatch, capf
     assert summary.loc["window", "status"] == "failed" and pd.isna(summary.loc["window", "value"])
     assert summary.loc["tova", "status"] == "ok"
     monkeypatch.setattr(reading, "losses", honest)
-    assert run("-m", "policy=window,tova", "cache=16") == 0
+    assert run("-m", "policy=window,tova", "cache=16") == 1  # left alone
+    assert run("-m", "policy=window,tova", "cache=16", "retry=failed") == 0
     assert pd.read_csv("results/summary.csv")["status"].eq("ok").all()
 
 

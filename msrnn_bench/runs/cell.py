@@ -21,8 +21,18 @@ from msrnn_bench.runs.build import build_once, build_policy
 from msrnn_bench.runs.identity import Parts, columns, recorded, settings, topline
 from msrnn_bench.runs.values import check_values
 
-# One command, all its processes: a sweep hands it to those that it starts, a launcher to its jobs.
-RUN = os.environ.setdefault("MSRNN_BENCH_RUN", secrets.token_hex(8))
+RUN = "MSRNN_BENCH_RUN"  # names one command: the processes that it starts and a launcher's jobs inherit it
+
+
+def begin_run() -> None:
+    """A new command: what `force` and `retry` measured before is to be measured again."""
+    os.environ[RUN] = secrets.token_hex(8)
+
+
+def this_run() -> str:
+    if RUN not in os.environ:
+        begin_run()
+    return os.environ[RUN]
 
 
 @dataclass
@@ -43,7 +53,7 @@ class Prepared:
         """Whether there is nothing to do. Under `force` only what this very run has measured counts."""
         if not finished(self.cell) or (self.keep_tokens and not self._tokens_kept()):
             return False
-        return not self.force or (read_manifest(self.cell.manifest) or {}).get("run") == RUN
+        return not self.force or (read_manifest(self.cell.manifest) or {}).get("run") == this_run()
 
     @property
     def failure(self) -> str | None:
@@ -52,7 +62,7 @@ class Prepared:
         if manifest.get("status") != "failed":
             return None
         again = self.force or self.retry == "failed"
-        return None if again and manifest.get("run") != RUN else str(manifest.get("error", "no reason is noted"))
+        return None if again and manifest.get("run") != this_run() else str(manifest.get("error", "no reason is noted"))
 
     @property
     def tokens_file(self) -> Path:

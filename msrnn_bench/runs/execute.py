@@ -13,7 +13,7 @@ from msrnn_bench.job import Job
 from msrnn_bench.results.cells import check_writable, write, write_failure
 from msrnn_bench.results.files import write_atomically
 from msrnn_bench.results.provenance import git, machine, versions
-from msrnn_bench.runs.cell import RUN, Prepared
+from msrnn_bench.runs.cell import Prepared, this_run
 
 
 def execute(prepared: Prepared) -> None:
@@ -57,7 +57,7 @@ def _manifest(prepared: Prepared) -> dict[str, Any]:
     return {
         "config": prepared.config, "settings": prepared.settings, "dataset": _data(job),
         "model": None if loaded is None else loaded.info, "versions": versions(), "git": git(), "machine": machine(),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"), "run": RUN,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"), "run": this_run(),
     }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from msrnn_bench.errors import UsageError
 from msrnn_bench.results.fresh import fresh
 from msrnn_bench.results.plans import write_plan
 from msrnn_bench.runs import dry, slots
-from msrnn_bench.runs.cell import Prepared, prepare
+from msrnn_bench.runs.cell import Prepared, begin_run, prepare
 from msrnn_bench.runs.compose import compose_grid, compose_one
 from msrnn_bench.runs.measure import measure, measure_one
 from msrnn_bench.runs.progress import WORKER, CellProgress
@@ -24,6 +24,8 @@ SHOWN = 24  # lines of one cell; of one that has more, those of the whole are to
 
 def run(overrides: list[str], *, experiment_grid: bool, single: bool) -> int:
     """Run every cell that the overrides name, or say what would be run. Returns the exit code: 1 when a cell failed."""
+    if WORKER not in os.environ:
+        begin_run()
     points = [(overrides, compose_one(overrides))] if single else compose_grid(overrides, experiment_grid=experiment_grid)
     if any(config.get("dry_run") for _, config in points):
         return dry.show(points)

@@ -21,7 +21,7 @@ from msrnn_bench.errors import LESS_MEMORY
 from msrnn_bench.hub import commits
 from msrnn_bench.results.leases import read
 from msrnn_bench.runs import children
-from msrnn_bench.runs.cell import RUN, Prepared
+from msrnn_bench.runs.cell import Prepared
 from msrnn_bench.runs.execute import record_failure
 from msrnn_bench.runs.progress import WORKER
 
@@ -99,13 +99,8 @@ def _judge(cell: Prepared | None, code: int, deaths: int, memory: bool) -> None:
 def _environments(count: int) -> list[dict[str, str]]:
     """What each slot's process is told: its share of the cores, and where there are GPUs one of them, in turn."""
     threads = str(max(1, (os.cpu_count() or 1) // count))
-    shared = {
-        WORKER: "1",
-        "MSRNN_BENCH_RUN": RUN,
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        **commits.environment(),
-    }
+    limits = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    shared = {WORKER: "1", **limits, **commits.environment()}
     gpus = _gpus()
     return [{**shared, "CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else shared for slot in range(count)]
 
