@@ -1,21 +1,28 @@
 """The cells of a results folder, read back: every row typed and checked, or the file named that does not fit.
 
-Knows the schema of cells.py and the files, not what was measured.
+Knows the schema of cells.py and the files, not what was measured. Made for ten thousand cells: what the rows of a cell share is
+read once for all of them, the rest of all cells in one pass, and a text that stands in many rows is converted once.
 """
 
 import csv
+import io
 import logging
 import typing
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from msrnn_bench.errors import UsageError
-from msrnn_bench.results.cells import COLUMN_TYPES, COLUMNS, LATER, RENAMED, SETTINGS, intact, read_manifest
+from msrnn_bench.results.cells import COLUMN_TYPES, COLUMNS, LATER, RENAMED, SETTINGS, read_manifest
 
 if typing.TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
+
+OWN = COLUMNS[len(SETTINGS) :]  # what of a row is its own; the settings before it are the same in all rows of a cell
+KNOWN = {"weights": {"pretrained", "random"}, "per": {"layer", "head"}}
+_HEADER = ",".join(COLUMNS)
 
 
 class Cells(NamedTuple):
@@ -25,13 +32,23 @@ class Cells(NamedTuple):
     failures: list[dict[str, Any]]
 
 
+class _File(NamedTuple):
+    """A cell's file as text: the settings that its rows share, and each row's own part."""
+
+    path: Path
+    settings: str
+    rows: list[str]
+
+
 def read_cells(results_dir: Path, *others: Path) -> Cells:
     """All cells, in an order that depends on nothing but what they hold. Unfinished ones are left to the next run.
 
     Rows have a column more than in a cell's file, `variant` (variants.py). Of a cell in several folders the first's count."""
+    import pandas as pd
+
     from msrnn_bench.results.variants import TELLING, tell_apart, warn_of_versions
 
-    paths, failures = [], []
+    files, failures = [], []
     manifests: dict[str, dict[str, Any]] = {}
     for path in [p for folder in (results_dir, *others) for p in sorted((folder / "cells").glob("[!.]*.json"))]:
         manifest = None if path.stem in manifests else read_manifest(path)
@@ -40,36 +57,43 @@ def read_cells(results_dir: Path, *others: Path) -> Cells:
         rows = path.with_suffix(".csv")
         if manifest.get("status") != "ok":
             failures.append({**manifest, "cell": path.stem})
-        elif intact(rows, manifest):
-            paths.append(rows)
+        elif rows.is_file():
+            files.append(_read(rows))
             manifests[path.stem] = {key: manifest[key] for key in TELLING if key in manifest}
         else:
-            log.warning("%s: its rows are %s: the cell counts as unfinished, its next run redoes it", path, _lacking(rows))
-    frame = _typed([(path, line) for path in paths for line in _read_lines(path)])
-    warn_of_versions(frame, manifests)
-    frame = tell_apart(frame, manifests)
-    order = [*SETTINGS[1:], "variant", "cell"]  # the rows of a cell keep the order in which they were measured
-    failures = [failure for failure in failures if failure["cell"] not in manifests]
-    return Cells(frame.sort_values(order, kind="stable", ignore_index=True), failures)
+            log.warning("%s has no rows beside it: the cell counts as unfinished, its next run redoes it", path)
+    cells = _typed(SETTINGS, [file.settings for file in files], [file.path for file in files])
+    warn_of_versions(manifests)
+    cells = tell_apart(cells, manifests).sort_values([*SETTINGS[1:], "variant", "cell"], kind="stable")
+    files = [files[n] for n in cells.index]  # the rows of a cell keep the order in which they were measured
+    own = _typed(OWN, [row for file in files for row in file.rows], [file.path for file in files for _ in file.rows])
+    shared = cells.loc[cells.index.repeat([len(file.rows) for file in files])].reset_index(drop=True)
+    frame = pd.concat([shared[list(SETTINGS)], own, shared["variant"]], axis=1)
+    return Cells(frame, [failure for failure in failures if failure["cell"] not in manifests])
 
 
-def _lacking(rows: Path) -> str:
-    return "not those that were written" if rows.is_file() else "missing"
-
-
-def read_rows(path: Path) -> "pd.DataFrame":
-    """The rows of one cell's file, as `read_cells` has them; what its namesakes in the folder are plays no part."""
-    import pandas as pd
-
-    return _typed([(path, line) for line in _read_lines(path)]).assign(variant=pd.Series(pd.NA, dtype="str"))
-
-
-def _read_lines(path: Path) -> list[list[str]]:
+def _read(path: Path) -> _File:
+    """The text of a cell's file, seen to have all fields of all rows. Nearly all files are as `write` makes them today, without
+    a quote, and need no more than counting commas."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            header, *lines = csv.reader(file, strict=True)
+        header, _, body = path.read_bytes().decode("utf-8").partition("\n")
+        if header != _HEADER or any(mark in body for mark in '"\r\0'):
+            return _parsed(path)
     except (OSError, ValueError, csv.Error) as error:
         raise _misfit(path, f"not a table ({error})") from error
+    lines = body.removesuffix("\n").split("\n")
+    if any(line.count(",") != len(COLUMNS) - 1 for line in lines):
+        raise _misfit(path, "rows are missing or cut short")
+    settings = ",".join(lines[0].split(",", len(SETTINGS))[:-1]) + ","
+    if not all(line.startswith(settings) for line in lines):
+        raise _misfit(path, "its rows are not all under the same settings")
+    return _File(path, settings[:-1], [line[len(settings) :] for line in lines])
+
+
+def _parsed(path: Path) -> _File:
+    """The same of any other file: of an older version, or with text that CSV has to quote."""
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *lines = csv.reader(file, strict=True)
     wanted = [column for column in COLUMNS if column in header or column not in LATER]
     if header != wanted:
         odd = sorted(set(header) ^ set(wanted)) or ["their order"]
@@ -77,30 +101,63 @@ def _read_lines(path: Path) -> list[list[str]]:
     if not lines or any(len(line) != len(header) for line in lines):
         raise _misfit(path, "rows are missing or cut short")
     place = [header.index(column) if column in header else None for column in COLUMNS]
-    return [["" if at is None else line[at] for at in place] for line in lines]
+    full = [["" if at is None else line[at] for at in place] for line in lines]
+    settings = {_line(line[: len(SETTINGS)]) for line in full}
+    if len(settings) > 1:
+        raise _misfit(path, "its rows are not all under the same settings")
+    return _File(path, settings.pop(), [_line(line[len(SETTINGS) :]) for line in full])
+
+
+def _line(fields: list[str]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="", quoting=csv.QUOTE_ALL).writerow(fields)
+    return text.getvalue()
 
 
 def _misfit(path: Path, reason: str) -> UsageError:
     return UsageError(f"{path}: {reason}; delete it with its .json and run the cell again")
 
 
-def _typed(lines: list[tuple[Path, list[str]]]) -> "pd.DataFrame":
-    """Text to typed columns, all cells at once; the first value that does not fit is blamed on its file."""
+def _typed(columns: Sequence[str], lines: Sequence[str], paths: Sequence[Path]) -> "pd.DataFrame":
+    """Lines of text to typed columns; the first value of a column that does not fit is blamed on its line's file."""
+    import numpy as np
     import pandas as pd
-    import pandera.pandas as pa
 
-    frame = pd.DataFrame([line for _, line in lines], columns=list(COLUMNS), dtype="str")
-    frame = frame.mask(frame == "")
-    frame["metric"] = frame["metric"].replace(RENAMED)
-    frame["bos"] = frame["bos"].map({"True": True, "False": False}).astype("boolean")
-    columns = {name: pa.Column(kind, nullable=empty, coerce=True) for name, (kind, empty) in COLUMN_TYPES.items()}
-    columns["weights"].checks = [pa.Check.isin(["pretrained", "random"])]
-    columns["per"].checks = [pa.Check.isin(["layer", "head"])]
-    columns["count"].checks = [pa.Check.ge(0)]
-    columns["cell"].checks = [pa.Check(lambda cells: cells == [path.stem for path, _ in lines], name="own file")]
+    text = io.BytesIO("\n".join(lines or ["," * (len(columns) - 1)]).encode())
+    how: Any = {"header": None, "index_col": False, "dtype": "str", "keep_default_na": False, "na_values": [""]}
+    table = pd.read_csv(text, names=list(columns), **how).iloc[: len(lines)]
+    for name in columns:
+        kind, may_be_empty = COLUMN_TYPES[name]
+        codes, texts = pd.factorize(table[name])  # -1 where the field is empty, which finds the last of what follows
+        values = [*(_value(name, kind, text) for text in texts), None]
+        fits = np.array([*(value is not None for value in values[:-1]), may_be_empty])[codes]
+        if name == "cell":
+            fits &= np.array([path.stem for path in paths], dtype="object") == table[name].to_numpy("object")
+        if not fits.all():
+            at = int(fits.argmin())
+            raise _misfit(paths[at], f"{name} = {'nothing' if codes[at] < 0 else repr(texts[codes[at]])} is none of its values")
+        table[name] = pd.array(values, dtype=kind).take(codes)
+    return table
+
+
+def _value(column: str, kind: str, text: str) -> Any:
+    """What a field says; None where that is nothing its column may hold."""
+    if column in KNOWN and text not in KNOWN[column]:
+        return None
     try:
-        return pa.DataFrameSchema(columns, strict=True, ordered=True).validate(frame, lazy=True)
-    except pa.errors.SchemaErrors as errors:
-        first = errors.failure_cases.dropna(subset="index").iloc[0]
-        found = f"{first['column']} = {first['failure_case']!r} fails {first['check']}"
-        raise _misfit(lines[int(first["index"])][0], found) from errors
+        value = _PARSE[kind](text)
+    except (ValueError, KeyError):
+        return None
+    return None if column == "count" and value < 0 else RENAMED.get(value, value) if column == "metric" else value
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if abs(value) >= 2**63:
+        raise ValueError("no room for it in a column")
+    return value
+
+
+_PARSE: dict[str, Callable[[str], Any]] = {
+    "str": str, "Int64": _whole, "float64": float, "boolean": {"True": True, "False": False}.__getitem__,
+}  # fmt: skip
