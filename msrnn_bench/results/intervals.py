@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 CONFIDENCE = 0.95
 # Two one-sided tests at 95% each reject together where the whole 90% interval lies inside the bounds (Schuirmann 1987).
@@ -126,7 +126,7 @@ def _jackknife(sums: Array, estimate: Callable[[Array], Array], confidence: floa
 @lru_cache(4096)  # shares of the same documents are few
 def _jeffreys(share: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Equal-tailed, from the posterior under Jeffreys' prior (Brown, Cai and DasGupta 2001), its ends 0 and 1 where all agree."""
-    low, high = stats.beta.interval(confidence, share * n + 0.5, n - share * n + 0.5)
+    low, high = special.betaincinv(share * n + 0.5, n - share * n + 0.5, [(1 - confidence) / 2, (1 + confidence) / 2])
     return 0.0 if share <= 0 else float(low), 1.0 if share >= 1 else float(high)
 
 

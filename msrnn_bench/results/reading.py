@@ -4,6 +4,7 @@ Knows the schema of cells.py and the files, not what was measured. Made for ten 
 read once for all of them, the rest of all cells in one pass, and a text that stands in many rows is converted once.
 """
 
+import contextlib
 import csv
 import io
 import logging
@@ -21,7 +22,6 @@ if typing.TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OWN = COLUMNS[len(SETTINGS) :]  # what of a row is its own; the settings before it are the same in all rows of a cell
-KNOWN = {"weights": {"pretrained", "random"}, "per": {"layer", "head"}}
 _HEADER = ",".join(COLUMNS)
 
 
@@ -73,21 +73,22 @@ def read_cells(results_dir: Path, *others: Path) -> Cells:
 
 
 def _read(path: Path) -> _File:
-    """The text of a cell's file, seen to have all fields of all rows. Nearly all files are as `write` makes them today, without
-    a quote, and need no more than counting commas."""
+    """The text of a cell's file, seen to have all fields of all rows."""
     try:
-        header, _, body = path.read_bytes().decode("utf-8").partition("\n")
-        if header != _HEADER or any(mark in body for mark in '"\r\0'):
-            return _parsed(path)
+        return _plain(path, path.read_bytes().decode("utf-8")) or _parsed(path)
     except (OSError, ValueError, csv.Error) as error:
         raise _misfit(path, f"not a table ({error})") from error
-    lines = body.removesuffix("\n").split("\n")
-    if any(line.count(",") != len(COLUMNS) - 1 for line in lines):
-        raise _misfit(path, "rows are missing or cut short")
-    settings = ",".join(lines[0].split(",", len(SETTINGS))[:-1]) + ","
-    if not all(line.startswith(settings) for line in lines):
-        raise _misfit(path, "its rows are not all under the same settings")
-    return _File(path, settings[:-1], [line[len(settings) :] for line in lines])
+
+
+def _plain(path: Path, text: str) -> _File | None:
+    """Of a file as `write` makes them today, without a quote, which nearly all are: its settings stand alike at the beginning of
+    every line and are cut off. None of any other."""
+    header, _, body = text.removesuffix("\n").partition("\n")
+    settings = ",".join(body.split(",", len(SETTINGS))[:-1])
+    before, *rows = f"\n{body}".split(f"\n{settings},")
+    whole = before == "" and len(rows) == body.count("\n") + 1 and {row.count(",") for row in rows} == {len(OWN) - 1}
+    plain = header == _HEADER and not any(mark in text for mark in '"\r\0')
+    return _File(path, settings, rows) if whole and plain else None
 
 
 def _parsed(path: Path) -> _File:
@@ -123,32 +124,27 @@ def _typed(columns: Sequence[str], lines: Sequence[str], paths: Sequence[Path]) 
     import numpy as np
     import pandas as pd
 
-    text = io.BytesIO("\n".join(lines or ["," * (len(columns) - 1)]).encode())
+    content = io.BytesIO("\n".join(lines or ["," * (len(columns) - 1)]).encode())
     how: Any = {"header": None, "index_col": False, "dtype": "str", "keep_default_na": False, "na_values": [""]}
-    table = pd.read_csv(text, names=list(columns), **how).iloc[: len(lines)]
+    table = pd.read_csv(content, names=list(columns), **how).iloc[: len(lines)]
     for name in columns:
         kind, may_be_empty = COLUMN_TYPES[name]
-        codes, texts = pd.factorize(table[name])  # -1 where the field is empty, which finds the last of what follows
-        values = [*(_value(name, kind, text) for text in texts), None]
-        fits = np.array([*(value is not None for value in values[:-1]), may_be_empty])[codes]
+        parse = _PARSE.get(name, _PARSE[kind])
+        codes, found = pd.factorize(table[name])  # numbered as they first stand there, -1 where the field is empty
+        texts, values = found.tolist(), []
+        with contextlib.suppress(ValueError, KeyError):
+            for text in texts:
+                values.append(parse(text))
+        wrong = codes == len(values)  # the first that could not be read
+        if not may_be_empty:
+            wrong |= codes == -1
         if name == "cell":
-            fits &= np.array([path.stem for path in paths], dtype="object") == table[name].to_numpy("object")
-        if not fits.all():
-            at = int(fits.argmin())
-            raise _misfit(paths[at], f"{name} = {'nothing' if codes[at] < 0 else repr(texts[codes[at]])} is none of its values")
-        table[name] = pd.array(values, dtype=kind).take(codes)
+            wrong |= np.array([path.stem for path in paths], dtype="object") != table[name].to_numpy("object")
+        if wrong.any():
+            at = int(wrong.argmax())
+            raise _misfit(paths[at], f"{name} = {repr(texts[codes[at]]) if codes[at] >= 0 else 'nothing'} is not what may stand there")
+        table[name] = pd.array([*values, None], dtype=kind).take(codes)
     return table
-
-
-def _value(column: str, kind: str, text: str) -> Any:
-    """What a field says; None where that is nothing its column may hold."""
-    if column in KNOWN and text not in KNOWN[column]:
-        return None
-    try:
-        value = _PARSE[kind](text)
-    except (ValueError, KeyError):
-        return None
-    return None if column == "count" and value < 0 else RENAMED.get(value, value) if column == "metric" else value
 
 
 def _whole(text: str) -> int:
@@ -158,6 +154,15 @@ def _whole(text: str) -> int:
     return value
 
 
+def _some(text: str) -> int:
+    if _whole(text) < 0:
+        raise ValueError("fewer than none")
+    return int(text)
+
+
+# What a field may say: by its column's type, or as its column has it.
 _PARSE: dict[str, Callable[[str], Any]] = {
     "str": str, "Int64": _whole, "float64": float, "boolean": {"True": True, "False": False}.__getitem__,
+    "weights": {"pretrained": "pretrained", "random": "random"}.__getitem__, "per": {"layer": "layer", "head": "head"}.__getitem__,
+    "metric": lambda text: RENAMED.get(text, text), "count": _some,
 }  # fmt: skip

@@ -19,8 +19,8 @@ def as_csv(table: pd.DataFrame) -> bytes:
     written = [(",".join(map(_quoted, table.columns)) + "\n").encode()]
     for begin in range(0, len(table), BLOCK):
         fields = (texts[codes[begin : begin + BLOCK]] for codes, texts in columns)
-        lines = map(",".join, zip(*fields, strict=True))
-        written.append("".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
+        lines = "\n".join(map(",".join, zip(*fields, strict=True)))
+        written.append(f"{lines}\n".encode("utf-8", "backslashreplace"))
     return b"".join(written)
 
 
