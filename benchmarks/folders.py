@@ -3,10 +3,10 @@
     python benchmarks/folders.py                             # 10,000 cells of 8 documents, 1,000 cells of 100
     python benchmarks/folders.py --make FOLDER 10000 8       # such a folder alone, to look at
 
-A cell is one of `perplexity`, of 10 ranges of positions a document: 80 or 1,000 rows. A hundred of them, eleven policies at
-nine sizes and the full model, share a model, a text and a length of chunks: a panel of the figure. One in a hundred is failed,
-one in two hundred unfinished, and a plan names another hundred. The numbers mean nothing; files and manifests are as the
-package writes them. Wall and CPU seconds and the largest memory are each command's own process's.
+A cell is one of `perplexity`, of 10 ranges of positions a document: 80 or 1,000 rows. There are three models, four texts, eleven
+policies and as many state sizes as it takes: twelve panels in the figure. Beside them one cell in a hundred is failed, one in
+two hundred unfinished, and a plan names another hundred. The numbers mean nothing; files and manifests are as the package
+writes them. Wall and CPU seconds and the largest memory are each command's own process's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from itertools import islice, product
+from itertools import chain, islice, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,20 +27,19 @@ import numpy as np
 from msrnn_bench.results.cells import COLUMNS, cell_id
 
 EDGES = (0, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
-SIZES = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 POLICIES = ("window", "window4", "tova", "tova4", "tova-head", "h2o", "h2o-layer", "a2sf", "random", "slow", "slow4")
-GROUP = len(POLICIES) * len(SIZES) + 1
 SHAPES = ((10_000, 8), (1_000, 100))  # cells, documents
 COMMANDS = ("collect", "status", "plot")
-Point = tuple[str, str, int, str, int | None]  # model, text, context, policy, cache
+CONTEXT = 32768
+Point = tuple[str, str, str, int | None]  # model, text, policy, cache
 
 
 def points(cells: int) -> list[Point]:
-    """The grid: as many models, texts and lengths of chunks as it takes."""
-    policies: list[tuple[str, int | None]] = [("full", None), *product(POLICIES, SIZES)]
-    groups = product(range(1 + cells // (20 * GROUP)), range(5), (32768, 65536, 131072, 262144))
-    wanted = ((f"model-{m}", f"text-{t}", context, *p) for m, t, context in groups for p in policies)
-    return list(islice(wanted, cells))
+    """The grid, cut where there are enough."""
+    sizes = range(16, CONTEXT, 16)
+    groups = [(f"model-{m}", f"text-{t}") for m, t in product(range(3), range(4))]
+    full = [(*group, "full", None) for group in groups]
+    return list(islice(chain(full, ((*group, policy, k) for k in sizes for policy in POLICIES for group in groups)), cells))
 
 
 def make(folder: Path, cells: int, documents: int) -> None:
@@ -52,7 +51,7 @@ def make(folder: Path, cells: int, documents: int) -> None:
     for point in points(cells):
         settings, manifest = _manifest(point, texts)
         identifier = cell_id(settings)
-        gap = 0.0 if point[4] is None else 40 / point[4] ** 0.8
+        gap = 0.0 if point[3] is None else 40 / point[3] ** 0.8
         losses = difficulty + gap + random.normal(0, 0.05, size=(documents, len(EDGES) - 1))
         stem = folder / "cells" / identifier
         stem.with_suffix(".csv").write_text(_rows(identifier, point, texts, losses), encoding="utf-8")
@@ -72,19 +71,19 @@ def make(folder: Path, cells: int, documents: int) -> None:
 
 
 def _label(point: Point) -> str:
-    model, text, _, policy, cache = point
+    model, text, policy, cache = point
     return " ".join([model, text, policy, *([f"k={cache}"] if cache else [])])
 
 
 def _manifest(point: Point, texts: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings and the manifest, with as much in it as those of results/ have."""
-    model, text, context, policy, cache = point
+    model, text, policy, cache = point
     sha = f"{sum(map(ord, text)):x}".ljust(64, "0")
     buckets = list(EDGES[1:])
     settings = {
         "numerics": 1, "task": {"name": "perplexity", "buckets": buckets, "agreement": False},
         "policy": {"name": policy, "memory": 0.0, "first": 4, "recent": 0, "per": "layer", "settings": {}},
-        "model": {"commit": model.ljust(40, "0"), "weights": "pretrained"}, "dataset": sha, "cache": cache, "context": context,
+        "model": {"commit": model.ljust(40, "0"), "weights": "pretrained"}, "dataset": sha, "cache": cache, "context": CONTEXT,
         "documents": len(texts), "tokens": None, "seed": 0, "dtype": "bfloat16", "engine": "scan", "prefill": "stepwise",
         "positions": "original",
     }  # fmt: skip
@@ -113,11 +112,11 @@ def _manifest(point: Point, texts: list[str]) -> tuple[dict[str, Any], dict[str,
 
 
 def _rows(identifier: str, point: Point, texts: list[str], losses: Any) -> str:
-    model, text, context, policy, cache = point
+    model, text, policy, cache = point
     knobs = ",,,," if cache is None else f"0.0,4,{cache - 4},layer,{cache}"
-    head = f"{identifier},perplexity,{text},{model},pretrained,{policy},{knobs},{context},0,True,bfloat16,scan,stepwise,original,"
+    head = f"{identifier},perplexity,{text},{model},pretrained,{policy},{knobs},{CONTEXT},0,True,bfloat16,scan,stepwise,original,"
     out = "" if cache is None else cache
-    tail = f"{0 if cache is None else context - cache},{out},{cache or context},25.3775,161.40273692516982,1696559104,23592960,ok\n"
+    tail = f"{0 if cache is None else CONTEXT - cache},{out},{cache or CONTEXT},25.3775,161.40273692516982,1696559104,23592960,ok\n"
     lines = [",".join(COLUMNS) + "\n"]
     for name, row in zip(texts, losses.tolist(), strict=True):
         for start, end, loss in zip(EDGES, EDGES[1:], row, strict=False):
