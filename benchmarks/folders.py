@@ -66,7 +66,7 @@ def make(folder: Path, cells: int, documents: int) -> None:
     for identifier, _ in unfinished:
         (folder / "cells" / f"{identifier}.jsonl").write_text('{"key": "document_000", "nll": 3.0}\n', encoding="utf-8")
     listed = [{"id": identifier, "task": "perplexity", "label": label} for identifier, label in beside]
-    plan = {"command": ["msrnn-bench", "sweep"], "cells": listed, "started": "2026-01-01T00:00:00+00:00"}
+    plan = {"command": ["sweep", "experiment=paper/fig3"], "cells": listed, "started": "2026-01-01T00:00:00+00:00"}
     (folder / "cells" / ".plan-0.json").write_text(json.dumps(plan), encoding="utf-8")
 
 
@@ -116,7 +116,8 @@ def _rows(identifier: str, point: Point, texts: list[str], losses: Any) -> str:
     knobs = ",,,," if cache is None else f"0.0,4,{cache - 4},layer,{cache}"
     head = f"{identifier},perplexity,{text},{model},pretrained,{policy},{knobs},{CONTEXT},0,True,bfloat16,scan,stepwise,original,"
     out = "" if cache is None else cache
-    tail = f"{0 if cache is None else CONTEXT - cache},{out},{cache or CONTEXT},25.3775,161.40273692516982,1696559104,23592960,ok\n"
+    left = 0 if cache is None else CONTEXT - cache
+    tail = f"{left},{out},{cache or CONTEXT},25.3775,161.40273692516982,1696559104,23592960,ok\n"
     lines = [",".join(COLUMNS) + "\n"]
     for name, row in zip(texts, losses.tolist(), strict=True):
         for start, end, loss in zip(EDGES, EDGES[1:], row, strict=False):
@@ -154,7 +155,8 @@ def main() -> None:
             for command in COMMANDS:
                 used = took(command, Path(folder))
                 rows = documents * (len(EDGES) - 1)
-                print(f"| {cells:,} | {rows:,} | {command} | {used.wall:.1f} | {used.cpu:.1f} | {used.gigabytes:.2f} |", flush=True)
+                numbers = f"{used.wall:.1f} | {used.cpu:.1f} | {used.gigabytes:.2f}"
+                print(f"| {cells:,} | {rows:,} | {command} | {numbers} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,12 @@ msrnn-bench: transformers as bounded multi-state RNNs (arXiv 2401.06104), measur
   msrnn-bench run policy=tova cache=512             measure a model under a policy and a state size
   msrnn-bench run -m policy=window,tova cache=64,256   every combination
   msrnn-bench sweep experiment=laptop/fig3          an experiment's own grid; run it again to go on where it stopped
+  msrnn-bench status                                what is done, running, failed, missing, time left (watch=true: until done)
   msrnn-bench collect                               tables from the finished cells: tidy.csv, summary.csv, on the screen
   msrnn-bench plot                                  the figures from them (figure=NAME for one)
   msrnn-bench claims                                the paper's claims, judged by your results (results_dir=A,B); claims.csv
   msrnn-bench report results_dir=A,B                one HTML page: claims judged, figures, tables, what is missing
   msrnn-bench paper scale=laptop                    every figure and table of the paper, then the report (scale=paper: a GPU)
-  msrnn-bench diff CELL CELL                        two cells side by side: settings, versions, data, machine, numbers
-  msrnn-bench rerun CELL                            a cell again, from its manifest alone: does the number come out the same?
   msrnn-bench list                                  models, datasets, policies, tasks, experiments to choose from
   msrnn-bench convert FOLDER OUT                    pickled weights (pytorch_model*.bin) to safetensors, all or nothing
   msrnn-bench lm-eval run --model msrnn ...         lm-eval's own command line, which knows bounded models as `msrnn`
@@ -150,6 +149,12 @@ def _collect(args: list[str]) -> int:
     return 0
 
 
+def _status(args: list[str]) -> int:
+    from msrnn_bench.cli import status
+
+    return status.main(_options("status", args))
+
+
 def _plot(args: list[str]) -> int:
     from msrnn_bench.cli import plotting
 
@@ -172,18 +177,6 @@ def _paper(args: list[str]) -> int:
     from msrnn_bench.cli import paper
 
     return paper.main(_options("paper", args))
-
-
-def _diff(args: list[str]) -> int:
-    from msrnn_bench.cli import diff
-
-    return diff.main(args)
-
-
-def _rerun(args: list[str]) -> int:
-    from msrnn_bench.cli import rerun
-
-    return rerun.main(args)
 
 
 def _list(args: list[str]) -> int:
@@ -223,11 +216,15 @@ def _options(command: str, args: list[str]) -> argparse.Namespace:
         "results_dir": "results", "figure": None, "out": None, "paper": None, "published": None, "note": None, "metric": None,
         "local": None, "window": None, "difference": None, "start": None, "layer": None, "cache": None, "lines": None,
         "scheme": None, "scale": "laptop", "workers": "2", "novels": None, "squality": None, "qasper": None, "dry_run": "false",
+        "watch": "false",
     }  # fmt: skip
     steps = ["scale", "results_dir", "workers", "novels", "squality", "qasper", "dry_run"]
-    plot = [key for key in known if key not in steps[:1] + steps[2:]]
+    plot = [key for key in known if key not in [*steps[:1], *steps[2:], "watch"]]
     both = ["results_dir", "out"]
-    allowed = {"collect": ["results_dir"], "claims": both, "report": both, "plot": plot, "paper": steps}[command]
+    allowed = {
+        "status": ["results_dir", "watch"], "collect": ["results_dir"], "claims": both, "report": both, "plot": plot,
+        "paper": steps,
+    }[command]  # fmt: skip
     chosen = {key: known[key] for key in allowed}
     for arg in args:
         key, equals, value = arg.partition("=")
@@ -238,8 +235,8 @@ def _options(command: str, args: list[str]) -> argparse.Namespace:
 
 
 COMMANDS = {
-    "run": _run, "sweep": _sweep, "collect": _collect, "plot": _plot, "claims": _claims, "report": _report, "paper": _paper,
-    "diff": _diff, "rerun": _rerun, "list": _list, "doctor": _doctor,
+    "run": _run, "sweep": _sweep, "status": _status, "collect": _collect, "plot": _plot, "claims": _claims, "report": _report,
+    "paper": _paper, "list": _list, "doctor": _doctor,
     "convert": _convert, "lm-eval": _lm_eval,
 }  # fmt: skip
 

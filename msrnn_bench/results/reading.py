@@ -128,10 +128,11 @@ def _typed(columns: Sequence[str], lines: Sequence[str], paths: Sequence[Path]) 
     how: Any = {"header": None, "index_col": False, "dtype": "str", "keep_default_na": False, "na_values": [""]}
     table = pd.read_csv(content, names=list(columns), **how).iloc[: len(lines)]
     for name in columns:
+        kind: Any
         kind, may_be_empty = COLUMN_TYPES[name]
         parse = _PARSE.get(name, _PARSE[kind])
-        codes, found = pd.factorize(table[name])  # numbered as they first stand there, -1 where the field is empty
-        texts, values = found.tolist(), []
+        codes, uniques = pd.factorize(table[name])  # numbered as they first stand there, -1 where the field is empty
+        texts, values = uniques.tolist(), []
         with contextlib.suppress(ValueError, KeyError):
             for text in texts:
                 values.append(parse(text))
@@ -142,7 +143,8 @@ def _typed(columns: Sequence[str], lines: Sequence[str], paths: Sequence[Path]) 
             wrong |= np.array([path.stem for path in paths], dtype="object") != table[name].to_numpy("object")
         if wrong.any():
             at = int(wrong.argmax())
-            raise _misfit(paths[at], f"{name} = {repr(texts[codes[at]]) if codes[at] >= 0 else 'nothing'} is not what may stand there")
+            found = repr(texts[codes[at]]) if codes[at] >= 0 else "nothing"
+            raise _misfit(paths[at], f"{name} = {found} is not what may stand there")
         table[name] = pd.array([*values, None], dtype=kind).take(codes)
     return table
 
@@ -163,6 +165,6 @@ def _some(text: str) -> int:
 # What a field may say: by its column's type, or as its column has it.
 _PARSE: dict[str, Callable[[str], Any]] = {
     "str": str, "Int64": _whole, "float64": float, "boolean": {"True": True, "False": False}.__getitem__,
-    "weights": {"pretrained": "pretrained", "random": "random"}.__getitem__, "per": {"layer": "layer", "head": "head"}.__getitem__,
-    "metric": lambda text: RENAMED.get(text, text), "count": _some,
+    "weights": {name: name for name in ("pretrained", "random")}.__getitem__,
+    "per": {name: name for name in ("layer", "head")}.__getitem__, "metric": lambda text: RENAMED.get(text, text), "count": _some,
 }  # fmt: skip

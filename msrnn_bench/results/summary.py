@@ -130,16 +130,16 @@ def _with_derived(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(made, ignore_index=True)
 
 
-def _described(rows: pd.DataFrame, number: NDArray[np.intp]) -> list[dict[str, Any]]:
-    """All that needs no statistics, of the parts in the order of their numbers, which is that of their first rows. A line is `ok`,
-    `partial` (some rows could not be scored) or has their status."""
+def _described(rows: pd.DataFrame, number: NDArray[np.integer]) -> list[dict[str, Any]]:
+    """All that needs no statistics, by the parts' numbers, which follow their first rows. A line is `ok`, `partial` (some rows
+    could not be scored) or has their status."""
     scored = (rows["status"] == "ok").groupby(number)
     speed = rows["tokens_per_second"].groupby([number, rows["document"]]).median()
     told = rows.loc[~pd.Series(number, index=rows.index).duplicated(), [*KEYS, "cell", "status"]].reset_index(drop=True)
     told["evictions"], told["max_states"] = (rows[name].groupby(number).max() for name in ("evictions", "max_states"))
     told["tokens_per_second"] = speed.groupby(level=0).median()
     told["status"] = told["status"].where(~scored.any(), "partial").where(~scored.all(), "ok")
-    return told.to_dict("records")
+    return [{str(key): value for key, value in line.items()} for line in told.to_dict("records")]
 
 
 def _failure(manifest: dict[str, Any]) -> dict[str, Any]:
