@@ -12,6 +12,7 @@ writes them. Wall and CPU seconds and the largest memory are each command's own 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
@@ -54,9 +55,11 @@ def make(folder: Path, cells: int, documents: int) -> None:
         gap = 0.0 if point[3] is None else 40 / point[3] ** 0.8
         losses = difficulty + gap + random.normal(0, 0.05, size=(documents, len(EDGES) - 1))
         stem = folder / "cells" / identifier
-        stem.with_suffix(".csv").write_text(_rows(identifier, point, texts, losses), encoding="utf-8")
-        named = {"cell": identifier, "task": "perplexity", "label": _label(point), "status": "ok"}
-        stem.with_suffix(".json").write_text(json.dumps({**named, **manifest}, indent=2) + "\n", encoding="utf-8")
+        rows = _rows(identifier, point, texts, losses).encode()
+        stem.with_suffix(".csv").write_bytes(rows)
+        told = {"cell": identifier, "task": "perplexity", "label": _label(point), "status": "ok", **manifest}
+        told["rows_sha256"] = hashlib.sha256(rows).hexdigest()
+        stem.with_suffix(".json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     beside = [(f"{n:016x}", f"model-0 text-0 tova k={n}") for n in range(cells // 100 + cells // 200 + 100)]
     failed, unfinished = beside[: cells // 100], beside[cells // 100 : -100]
     for identifier, label in failed:

@@ -102,12 +102,20 @@ def test_text_that_csv_has_to_quote_stands_beside_text_that_it_has_not(tmp_path)
     assert (tmp_path / "tidy.csv").read_bytes() == rows.to_csv(index=False, lineterminator="\n").encode()
 
 
+def older(rows: Path) -> Path:
+    """A file whose manifest does not hold its hash, as before there was one: what is changed in it must be seen."""
+    manifest = json.loads(rows.with_suffix(".json").read_text())
+    del manifest["rows_sha256"]
+    rows.with_suffix(".json").write_text(json.dumps(manifest))
+    return rows
+
+
 @pytest.mark.parametrize(
     "odd", [lambda line: line + ",", lambda line: line.rpartition(",")[0], lambda line: "", lambda line: '"' + line]
 )
 def test_the_one_file_of_many_that_does_not_fit_is_named(tmp_path, odd):
     folders.make(tmp_path, 40, 2)
-    bad = sorted((tmp_path / "cells").glob("[!.]*.csv"))[17]
+    bad = older(sorted((tmp_path / "cells").glob("[!.]*.csv"))[17])
     lines = bad.read_text().splitlines()
     lines[9] = odd(lines[9])
     bad.write_text("\n".join(lines) + "\n")
@@ -129,7 +137,7 @@ def test_the_one_file_of_many_that_does_not_fit_is_named(tmp_path, odd):
 )
 def test_a_field_that_does_not_fit_is_named_with_its_file(tmp_path, column, text):
     folders.make(tmp_path, 40, 2)
-    bad = sorted((tmp_path / "cells").glob("[!.]*.csv"))[17]
+    bad = older(sorted((tmp_path / "cells").glob("[!.]*.csv"))[17])
     with bad.open(newline="") as file:
         rows = list(csv.DictReader(file))
     rows[11][column] = text

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from msrnn_bench.errors import UsageError
-from msrnn_bench.results.cells import COLUMN_TYPES, COLUMNS, LATER, RENAMED, SETTINGS, read_manifest
+from msrnn_bench.results.cells import COLUMN_TYPES, COLUMNS, LATER, RENAMED, SETTINGS, intact, read_manifest
 
 if typing.TYPE_CHECKING:
     import pandas as pd
@@ -57,11 +57,11 @@ def read_cells(results_dir: Path, *others: Path) -> Cells:
         rows = path.with_suffix(".csv")
         if manifest.get("status") != "ok":
             failures.append({**manifest, "cell": path.stem})
-        elif rows.is_file():
+        elif intact(rows, manifest):
             files.append(_read(rows))
             manifests[path.stem] = {key: manifest[key] for key in TELLING if key in manifest}
         else:
-            log.warning("%s has no rows beside it: the cell counts as unfinished, its next run redoes it", path)
+            log.warning("%s: its rows are %s: the cell counts as unfinished, its next run redoes it", path, _lacking(rows))
     cells = _typed(SETTINGS, [file.settings for file in files], [file.path for file in files])
     warn_of_versions(manifests)
     cells = tell_apart(cells, manifests).sort_values([*SETTINGS[1:], "variant", "cell"], kind="stable")
@@ -70,6 +70,10 @@ def read_cells(results_dir: Path, *others: Path) -> Cells:
     shared = cells.loc[cells.index.repeat([len(file.rows) for file in files])].reset_index(drop=True)
     frame = pd.concat([shared[list(SETTINGS)], own, shared["variant"]], axis=1)
     return Cells(frame, [failure for failure in failures if failure["cell"] not in manifests])
+
+
+def _lacking(rows: Path) -> str:
+    return "not those that were written" if rows.is_file() else "missing"
 
 
 def _read(path: Path) -> _File:

@@ -14,11 +14,11 @@ from typing import Any
 
 from msrnn_bench.errors import MachineError
 from msrnn_bench.results.cells import read_manifest
-from msrnn_bench.results.leases import PATIENCE, Holder, holders
+from msrnn_bench.results.leases import BEAT, PATIENCE, Holder, holders
 from msrnn_bench.results.plans import plans
 
 STATES = ("done", "running", "failed", "unfinished", "missing")
-QUIET = 15.0  # seconds without a beat after which an owner is no longer counted as at work
+QUIET = 3 * BEAT  # seconds without a beat after which an owner is no longer counted as at work
 
 
 @dataclass(frozen=True)
