@@ -21,6 +21,8 @@ msrnn-bench: transformers as bounded multi-state RNNs (arXiv 2401.06104), measur
   msrnn-bench claims                                the paper's claims, judged by your results (results_dir=A,B); claims.csv
   msrnn-bench report results_dir=A,B                one HTML page: claims judged, figures, tables, what is missing
   msrnn-bench paper scale=laptop                    every figure and table of the paper, then the report (scale=paper: a GPU)
+  msrnn-bench diff CELL CELL                        two cells side by side: settings, versions, data, machine, numbers
+  msrnn-bench rerun CELL                            a cell again, from its manifest alone: does the number come out the same?
   msrnn-bench list                                  models, datasets, policies, tasks, experiments to choose from
   msrnn-bench convert FOLDER OUT                    pickled weights (pytorch_model*.bin) to safetensors, all or nothing
   msrnn-bench lm-eval run --model msrnn ...         lm-eval's own command line, which knows bounded models as `msrnn`
@@ -179,6 +181,18 @@ def _paper(args: list[str]) -> int:
     return paper.main(_options("paper", args))
 
 
+def _diff(args: list[str]) -> int:
+    from msrnn_bench.cli import diff
+
+    return diff.main(args)
+
+
+def _rerun(args: list[str]) -> int:
+    from msrnn_bench.cli import rerun
+
+    return rerun.main(args)
+
+
 def _list(args: list[str]) -> int:
     from msrnn_bench.cli import listing
 
@@ -236,7 +250,8 @@ def _options(command: str, args: list[str]) -> argparse.Namespace:
 
 COMMANDS = {
     "run": _run, "sweep": _sweep, "status": _status, "collect": _collect, "plot": _plot, "claims": _claims, "report": _report,
-    "paper": _paper, "list": _list, "doctor": _doctor,
+    "paper": _paper,
+    "diff": _diff, "rerun": _rerun, "list": _list, "doctor": _doctor,
     "convert": _convert, "lm-eval": _lm_eval,
 }  # fmt: skip
 

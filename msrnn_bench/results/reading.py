@@ -63,13 +63,23 @@ def read_cells(results_dir: Path, *others: Path) -> Cells:
         else:
             log.warning("%s: its rows are %s: the cell counts as unfinished, its next run redoes it", path, _lacking(rows))
     cells = _typed(SETTINGS, [file.settings for file in files], [file.path for file in files])
-    warn_of_versions(manifests)
+    warn_of_versions(cells, manifests)
     cells = tell_apart(cells, manifests).sort_values([*SETTINGS[1:], "variant", "cell"], kind="stable")
     files = [files[n] for n in cells.index]  # the rows of a cell keep the order in which they were measured
     own = _typed(OWN, [row for file in files for row in file.rows], [file.path for file in files for _ in file.rows])
     shared = cells.loc[cells.index.repeat([len(file.rows) for file in files])].reset_index(drop=True)
     frame = pd.concat([shared[list(SETTINGS)], own, shared["variant"]], axis=1)
     return Cells(frame, [failure for failure in failures if failure["cell"] not in manifests])
+
+
+def read_rows(path: Path) -> "pd.DataFrame":
+    """The rows of one cell's file, as `read_cells` has them; what its namesakes in the folder are plays no part."""
+    import pandas as pd
+
+    file = _read(path)
+    settings = _typed(SETTINGS, [file.settings] * len(file.rows), [path] * len(file.rows))
+    own = _typed(OWN, file.rows, [path] * len(file.rows))
+    return pd.concat([settings, own], axis=1).assign(variant=pd.Series(pd.NA, dtype="str"))
 
 
 def _lacking(rows: Path) -> str:
