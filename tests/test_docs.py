@@ -367,7 +367,7 @@ def test_a_command_is_accepted(command):
     name, *given = command.split()[1:]
     if name in ("run", "sweep"):
         assert configurations(command)
-    elif name in ("collect", "plot", "claims", "report"):
+    elif name in ("status", "collect", "plot", "claims", "report"):
         options = vars(cli._options(name, given))
         assert options.get("figure") in (None, *figures.names())
         for folder in options["results_dir"].split(","):

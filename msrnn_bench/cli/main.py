@@ -15,6 +15,7 @@ msrnn-bench: transformers as bounded multi-state RNNs (arXiv 2401.06104), measur
   msrnn-bench run policy=tova cache=512             measure a model under a policy and a state size
   msrnn-bench run -m policy=window,tova cache=64,256   every combination
   msrnn-bench sweep experiment=laptop/fig3          an experiment's own grid; run it again to go on where it stopped
+  msrnn-bench status                                what is done, running, failed, missing, time left (watch=true: until done)
   msrnn-bench collect                               tables from the finished cells: tidy.csv, summary.csv, on the screen
   msrnn-bench plot                                  the figures from them (figure=NAME for one)
   msrnn-bench claims                                the paper's claims, judged by your results (results_dir=A,B); claims.csv
@@ -150,6 +151,12 @@ def _collect(args: list[str]) -> int:
     return 0
 
 
+def _status(args: list[str]) -> int:
+    from msrnn_bench.cli import status
+
+    return status.main(_options("status", args))
+
+
 def _plot(args: list[str]) -> int:
     from msrnn_bench.cli import plotting
 
@@ -223,11 +230,15 @@ def _options(command: str, args: list[str]) -> argparse.Namespace:
         "results_dir": "results", "figure": None, "out": None, "paper": None, "published": None, "note": None, "metric": None,
         "local": None, "window": None, "difference": None, "start": None, "layer": None, "cache": None, "lines": None,
         "scheme": None, "scale": "laptop", "workers": "2", "novels": None, "squality": None, "qasper": None, "dry_run": "false",
+        "watch": "false",
     }  # fmt: skip
     steps = ["scale", "results_dir", "workers", "novels", "squality", "qasper", "dry_run"]
-    plot = [key for key in known if key not in steps[:1] + steps[2:]]
+    plot = [key for key in known if key not in [*steps[:1], *steps[2:], "watch"]]
     both = ["results_dir", "out"]
-    allowed = {"collect": ["results_dir"], "claims": both, "report": both, "plot": plot, "paper": steps}[command]
+    allowed = {
+        "status": ["results_dir", "watch"], "collect": ["results_dir"], "claims": both, "report": both, "plot": plot,
+        "paper": steps,
+    }[command]  # fmt: skip
     chosen = {key: known[key] for key in allowed}
     for arg in args:
         key, equals, value = arg.partition("=")
@@ -238,7 +249,8 @@ def _options(command: str, args: list[str]) -> argparse.Namespace:
 
 
 COMMANDS = {
-    "run": _run, "sweep": _sweep, "collect": _collect, "plot": _plot, "claims": _claims, "report": _report, "paper": _paper,
+    "run": _run, "sweep": _sweep, "status": _status, "collect": _collect, "plot": _plot, "claims": _claims, "report": _report,
+    "paper": _paper,
     "diff": _diff, "rerun": _rerun, "list": _list, "doctor": _doctor,
     "convert": _convert, "lm-eval": _lm_eval,
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from msrnn_bench.errors import UsageError
 from msrnn_bench.figures import _published
 from msrnn_bench.results.arrays import read_arrays
 from msrnn_bench.results.files import write_atomically
-from msrnn_bench.results.summary import SUMMARY_TYPES, TIDY_TYPES, collect
+from msrnn_bench.results.summary import SUMMARY_TYPES, TIDY_TYPES, tables
 
 PUBLISHED = "The paper's own numbers (arXiv 2401.06104v2), which come without intervals."
 # of single figures, each of which refuses those of others
@@ -30,10 +31,11 @@ def main(options: Namespace) -> int:
             raise UsageError(f"{option}={getattr(options, option)} is an option of one figure: say which, figure=NAME")
     if options.published not in (None, "true", "false", "only"):
         raise UsageError(f"published={options.published} must be true (the paper's numbers beside yours), only, or false")
+    known = _Tables(folder)
     if options.published == "only":
         names = [options.figure or "perplexity"]
     else:
-        names = [options.figure] if options.figure else figures.suited(_tables(folder, "summary"), options.metric)
+        names = [options.figure] if options.figure else figures.suited(known["summary"], options.metric)
     if options.out and len(names) > 1:
         raise UsageError(
             f"out={options.out} names one file for {len(names)} figures: choose one, figure={names[0]} or {names[1]}"
@@ -43,16 +45,16 @@ def main(options: Namespace) -> int:
     for name in names:
         own = folder / (f"published_{name}" if options.published == "only" else name)
         stem = Path(options.out).expanduser() if options.out else own
-        _draw(name, folder, stem.with_suffix("") if stem.suffix in (".png", ".pdf", ".svg") else stem, options)
+        _draw(name, known, stem.with_suffix("") if stem.suffix in (".png", ".pdf", ".svg") else stem, options)
     return 0
 
 
-def _draw(name: str, folder: Path, stem: Path, options: Namespace) -> None:
+def _draw(name: str, known: _Tables, stem: Path, options: Namespace) -> None:
     if options.published == "only":
         table = _published.rows() if figures.table_of(name) == "tidy" else _published.tables()[1]
         settings: dict[str, Any] = {"note": options.note or PUBLISHED}
     else:
-        table = _tables(folder, figures.table_of(name))
+        table = known[figures.table_of(name)]
         settings = {
             "note": options.note or figures.note(table),
             "published": {"true": True, "false": False}.get(options.published),
@@ -63,7 +65,7 @@ def _draw(name: str, folder: Path, stem: Path, options: Namespace) -> None:
         settings["paper"] = _table(Path(options.paper).expanduser())
     settings |= {option: value for option in OPTIONS if (value := getattr(options, option)) is not None}
     if kind := figures.arrays_of(name):
-        settings["arrays"] = read_arrays(folder, kind)
+        settings["arrays"] = read_arrays(known.folder, kind)
     paths = figures.save(figures.draw(name, table, **settings), stem)
     shown = figures.data(name, table)
     if shown is not None:
@@ -73,15 +75,24 @@ def _draw(name: str, folder: Path, stem: Path, options: Namespace) -> None:
         print(path)
 
 
-def _tables(folder: Path, which: str) -> pd.DataFrame:
-    """`summary` or `tidy` of the finished cells; where only the tables were kept, the one on disk."""
-    if any((folder / "cells").glob("[!.]*.json")):
-        rows, summary = collect(folder)
-        return rows if which == "tidy" else summary
-    if not (folder / f"{which}.csv").is_file():
-        raise UsageError(f"{folder} has no results: run `msrnn-bench run` or `msrnn-bench sweep` first")
-    types = TIDY_TYPES if which == "tidy" else SUMMARY_TYPES
-    return _table(folder / f"{which}.csv").reindex(columns=list(types)).astype(types)
+class _Tables:
+    """`summary` and `tidy` of the finished cells, read once; where only the tables were kept, those on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __getitem__(self, which: str) -> pd.DataFrame:
+        if any((self.folder / "cells").glob("[!.]*.json")):
+            rows, summary = self._read
+            return rows if which == "tidy" else summary
+        if not (self.folder / f"{which}.csv").is_file():
+            raise UsageError(f"{self.folder} has no results: run `msrnn-bench run` or `msrnn-bench sweep` first")
+        types = TIDY_TYPES if which == "tidy" else SUMMARY_TYPES
+        return _table(self.folder / f"{which}.csv").reindex(columns=list(types)).astype(types)
+
+    @cached_property
+    def _read(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        return tables(self.folder)
 
 
 def _table(path: Path) -> pd.DataFrame:

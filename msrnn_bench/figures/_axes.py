@@ -20,6 +20,7 @@ from msrnn_bench.figures._scale import Limits
 from msrnn_bench.figures.style import Look
 
 ROW = 8.0  # points: a row of marks above the axes
+_TICKS = 16  # so many sizes have a tick each; of more those that are named
 _LEGEND_LINE, _LEGEND_WIDTH, _LEGEND_COLUMNS, _CAPTION_LINE = 0.135, 1.7, 5, 0.115  # inches, but the columns
 
 
@@ -86,7 +87,8 @@ def frame(ax: Axes, panel: Panel, limits: Limits, rows: int, width: float) -> No
     ax.set_xscale("log", base=2)
     ax.set_xlim(sizes[0] / margin, sizes[-1] * margin)
     named = apart({size: f"{size:.0f}" for size in sizes}, style.TICK, ax, width)
-    ax.set_xticks(sizes, labels=[named.get(size, "") for size in sizes])
+    ticks = sizes if len(sizes) <= _TICKS else sorted(named)
+    ax.set_xticks(ticks, labels=[named.get(size, "") for size in ticks])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel("Multi-state size")
     ax.set_ylim(*limits)

@@ -146,11 +146,12 @@ def _unique(points: pd.DataFrame) -> pd.DataFrame:
     """One point a size: where a size was measured again on more tokens, the larger measurement stands for it."""
     points = points.sort_values(["cache", "count"], ascending=[True, False])
     points = points[points["count"] == points.groupby("cache")["count"].transform("max")]
-    for size, same in points.groupby("cache"):
-        if same["value"].nunique() > 1:
-            line, cells = same.iloc[0], ", ".join(sorted(same["cell"].astype(str)))
-            what = f"{line['policy']} of {line['model']} on {line['dataset']}, cache {size:g}"
-            raise UsageError(f"{what} has several results (cells {cells}): delete the stale ones and collect again")
+    several = points.groupby("cache")["value"].nunique()
+    for size in several[several > 1].index[:1]:
+        same = points[points["cache"] == size]
+        line, cells = same.iloc[0], ", ".join(sorted(same["cell"].astype(str)))
+        what = f"{line['policy']} of {line['model']} on {line['dataset']}, cache {size:g}"
+        raise UsageError(f"{what} has several results (cells {cells}): delete the stale ones and collect again")
     return points.drop_duplicates("cache")
 
 

@@ -1,7 +1,7 @@
 """What a measurement leaves on disk: rows, the cell they belong to, its manifest; and how they come back.
 
 Knows the schema and the files, not what was measured, how rows become a perplexity (summary.py does) or torch.
-Pandas and pandera are imported where needed: skipping finished cells stays fast.
+Imports no pandas: skipping finished cells stays fast.
 """
 
 import csv

@@ -7,15 +7,18 @@ count documents twice. Does not know the tasks, but for one thing: in which of t
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from msrnn_bench.errors import UsageError
 from msrnn_bench.results import intervals
 from msrnn_bench.results.cells import COLUMN_TYPES, SETTINGS
 from msrnn_bench.results.files import write_atomically
 from msrnn_bench.results.reading import read_cells
+from msrnn_bench.results.tidy import as_csv
 
 log = logging.getLogger(__name__)
 
@@ -53,38 +56,67 @@ SUMMARY_TYPES = {
 
 def collect(results_dir: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Write tidy.csv (every row) and summary.csv (every cell) from the finished and failed cells; return both."""
+    rows, summary = tables(results_dir)
+    write_atomically(results_dir / "tidy.csv", as_csv(rows))
+    write_atomically(results_dir / "summary.csv", summary.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+    return rows, summary
+
+
+def tables(results_dir: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What `collect` writes, not written."""
     rows, failures = read_cells(results_dir)
     if rows.empty and not failures:
         raise UsageError(f"{results_dir} has no finished cell: run `msrnn-bench run policy=tova cache=512` first")
-    summary = summarise(rows, failures)
-    for name, table, digits in (("tidy", rows, None), ("summary", summary, "%.6g")):
-        text = table.to_csv(index=False, lineterminator="\n", float_format=digits)
-        write_atomically(results_dir / f"{name}.csv", text)
-    return rows, summary
+    return rows, summarise(rows, failures)
+
+
+class _Part(NamedTuple):
+    """One line of the summary: what its rows have in common, and the sums [n, 2 m] of its scored documents, which are given as
+    their places in one sorted list of all documents, so that two parts' are compared at once."""
+
+    told: dict[str, Any]
+    documents: NDArray[np.intp]
+    sums: intervals.Array
+
+    def values(self, keys: list[str]) -> tuple[Any, ...]:
+        """Settings, missing as None."""
+        return tuple(None if pd.isna(self.told[key]) else self.told[key] for key in keys)
 
 
 def summarise(rows: pd.DataFrame, failures: list[dict[str, Any]]) -> pd.DataFrame:
     """One line per cell and part of it, failed cells included: those have a status and no value."""
-    rows = _with_derived(rows)
-    scored = rows[rows["status"] == "ok"]
-    documents = {key: _sums(part) for key, part in _parts(scored)}
-    groups = dict(_parts(rows))
-    full: dict[Any, list[Any]] = {}  # what a topline must agree in -> the full model's parts that do
-    for key, group in groups.items():
-        if group["policy"].iloc[0] == "full" and key in documents:
-            full.setdefault(_values(group, TOPLINE_KEYS), []).append(key)
-    lines = []
-    for key, group in groups.items():
-        line = _describe(group)
-        if key in documents:
-            toplines = [(groups[other], documents[other]) for other in full.get(_values(group, TOPLINE_KEYS), [])]
-            itself = group["policy"].iloc[0] == "full"
-            topline = documents[key] if itself else _topline(group, documents[key], toplines)
-            line |= _estimate(str(line["metric"]), documents[key], topline)
-        lines.append(line)
+    parts = _parts(rows) if len(rows) else []
+    full: dict[Any, list[_Part]] = {}  # what a topline must agree in -> the full model's parts that do
+    for part in parts:
+        if part.told["policy"] == "full" and len(part.sums):
+            full.setdefault(part.values(TOPLINE_KEYS), []).append(part)
+    lines = [part.told | _estimate(part, full.get(part.values(TOPLINE_KEYS), [])) for part in parts]
     lines += [_failure(manifest) for manifest in failures]
     summary = pd.DataFrame(lines, columns=list(SUMMARY_TYPES)).astype(SUMMARY_TYPES)
     return summary.sort_values([*KEYS, "cell"], kind="stable", ignore_index=True)
+
+
+def _parts(rows: pd.DataFrame) -> list[_Part]:
+    """The rows of each line of the summary, all lines at once: a folder may have ten thousand cells."""
+    rows = _with_derived(rows)
+    number = rows.groupby(["cell", *PARTS], sort=False, dropna=False).ngroup().to_numpy()
+    told = _described(rows, number)
+    scored = (rows["status"] == "ok").to_numpy()
+    keys = [number[scored], rows.loc[scored, "document"], rows.loc[scored, "of"]]
+    # Documents sorted, so that order plays no part.
+    sums = rows.loc[scored].groupby(keys)[["total", "count"]].sum()
+    of, document = (sums.index.get_level_values(level) for level in (0, 1))
+    wanted = pd.Series(sums.index.get_level_values(2)).groupby(of.to_numpy()).nunique()  # quantities that make the metric
+    whole = sums.groupby([of, document])["total"].transform("size").to_numpy() == wanted.reindex(of).to_numpy()
+    values, of = sums.to_numpy("float64")[whole], of[whole]
+    places = pd.factorize(document[whole], sort=True)[0]
+    begin, end = (np.searchsorted(of, range(len(told)), side=side) for side in ("left", "right"))
+    parts = []
+    for n, line in enumerate(told):
+        m = int(wanted.get(n, 1))
+        own = np.asfortranarray(values[begin[n] : end[n]].reshape(-1, 2 * m))
+        parts.append(_Part(line, places[begin[n] : end[n] : m], own))
+    return parts
 
 
 def _with_derived(rows: pd.DataFrame) -> pd.DataFrame:
@@ -95,40 +127,19 @@ def _with_derived(rows: pd.DataFrame) -> pd.DataFrame:
         whole = parts[parts.groupby("cell")["metric"].transform("nunique") == len(quantities)]
         if len(whole):
             made.append(whole.assign(of=whole["metric"], metric=metric))
-    return pd.concat(made)
+    return pd.concat(made, ignore_index=True)
 
 
-def _sums(part: pd.DataFrame) -> pd.DataFrame:
-    """Per document the (total, count) of each quantity, [n, 2 m]; documents sorted, so that order plays no part."""
-    table = part.groupby(["document", "of"])[["total", "count"]].sum().unstack("of")
-    wanted = [(kind, of) for of in sorted(set(part["of"])) for kind in ("total", "count")]
-    return pd.DataFrame(table[wanted]).dropna().astype("float64")
-
-
-def _parts(rows: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:
-    """The rows of each line of the summary. The keys are text, for missing values do not equal themselves."""
-    texts = (rows[name].astype("str").fillna("") for name in ("cell", *PARTS))
-    keys = pd.Series(list(map("\0".join, zip(*texts, strict=True))), index=rows.index, dtype="object")
-    return list(rows.groupby(keys, sort=False))
-
-
-def _values(group: pd.DataFrame, keys: list[str]) -> tuple[Any, ...]:
-    """What a part's rows have in common, missing as None."""
-    first = group.iloc[0]
-    return tuple(None if pd.isna(first[key]) else first[key] for key in keys)
-
-
-def _describe(group: pd.DataFrame) -> dict[str, Any]:
-    """All that needs no statistics. A line is `ok`, `partial` (some rows could not be scored) or has their status."""
-    scored = group["status"] == "ok"
-    status = "ok" if scored.all() else "partial" if scored.any() else group["status"].iloc[0]
-    return {
-        **group.iloc[0][[*KEYS, "cell"]],
-        "evictions": group["evictions"].max(),
-        "max_states": group["max_states"].max(),
-        "tokens_per_second": group.groupby("document")["tokens_per_second"].median().median(),
-        "status": status,
-    }
+def _described(rows: pd.DataFrame, number: NDArray[np.integer]) -> list[dict[str, Any]]:
+    """All that needs no statistics, by the parts' numbers, which follow their first rows. A line is `ok`, `partial` (some rows
+    could not be scored) or has their status."""
+    scored = (rows["status"] == "ok").groupby(number)
+    speed = rows["tokens_per_second"].groupby([number, rows["document"]]).median()
+    told = rows.loc[~pd.Series(number, index=rows.index).duplicated(), [*KEYS, "cell", "status"]].reset_index(drop=True)
+    told["evictions"], told["max_states"] = (rows[name].groupby(number).max() for name in ("evictions", "max_states"))
+    told["tokens_per_second"] = speed.groupby(level=0).median()
+    told["status"] = told["status"].where(~scored.any(), "partial").where(~scored.all(), "ok")
+    return [{str(key): value for key, value in line.items()} for line in told.to_dict("records")]
 
 
 def _failure(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -136,19 +147,22 @@ def _failure(manifest: dict[str, Any]) -> dict[str, Any]:
     return {**{key: row.get(key) for key in KEYS}, "status": manifest.get("status"), "cell": manifest["cell"]}
 
 
-def _estimate(metric: str, documents: pd.DataFrame, topline: pd.DataFrame | None) -> dict[str, Any]:
+def _estimate(part: _Part, full: list[_Part]) -> dict[str, Any]:
     """Value, interval and paired difference from the sums of each document. One document has no interval."""
-    ours = documents.to_numpy("float64")
+    metric, ours = str(part.told["metric"]), part.sums
+    if not len(ours):
+        return {}
     value = float(intervals.value(metric, ours.sum(0)))
-    line: dict[str, Any] = {"documents": len(documents), "count": int(ours[:, 1].sum()), "value": value}
+    line: dict[str, Any] = {"documents": len(ours), "count": int(ours[:, 1].sum()), "value": value}
     if found := intervals.interval(metric, ours):
         line |= {"low": found.low, "high": found.high, "interval": found.method}
-    if topline is not None:
-        theirs = topline.to_numpy("float64")
+    itself = part.told["policy"] == "full"
+    theirs = ours if itself else _topline(part, full)
+    if theirs is not None:
         line["topline"] = float(intervals.value(metric, theirs.sum(0)))
         line["difference"] = value - line["topline"]
-        if topline is documents:  # the full model beside itself
-            line |= {"difference_low": 0.0, "difference_high": 0.0} if len(documents) > 1 else {}
+        if itself:
+            line |= {"difference_low": 0.0, "difference_high": 0.0} if len(ours) > 1 else {}
         elif paired := intervals.difference(metric, ours, theirs):
             line |= {"difference_low": paired.low, "difference_high": paired.high, "difference_interval": paired.method}
     return line
@@ -159,25 +173,31 @@ def quantity(metric: str) -> str:
     return metric.replace("nll", "perplexity", 1).replace("_", " ") if intervals.is_loss(metric) else metric
 
 
-def _topline(group: pd.DataFrame, own: pd.DataFrame, full: list[tuple[pd.DataFrame, pd.DataFrame]]) -> pd.DataFrame | None:
+def _topline(part: _Part, full: list[_Part]) -> intervals.Array | None:
     """The full model's sums over the same documents; None where it did not score every one of them alike: as many
     tokens of each, unless they are its own (`WRITTEN`).
 
     Engine and prefill do not change the full model; where there is a choice, the cell that agrees in them is taken."""
-    found: dict[tuple[bool, ...], list[tuple[str, pd.DataFrame]]] = {}
+    found: dict[tuple[bool, ...], list[tuple[str, intervals.Array]]] = {}
     preferred = ["cell", "engine", "prefill"]
-    written = group["task"].iloc[0] in WRITTEN
-    for other, sums in full:
-        sums = sums.reindex(own.index)
-        alike = sums["count"].notna() if written else sums["count"] == own["count"]
-        if bool(alike.to_numpy().all()):
-            rank = tuple(a == b for a, b in zip(_values(other, preferred), _values(group, preferred), strict=True))
-            found.setdefault(rank, []).append((other["cell"].iloc[0], sums))
+    for other in full:
+        sums = _over(part.documents, other)
+        if sums is None or sums.shape != part.sums.shape:
+            continue
+        if part.told["task"] in WRITTEN or np.array_equal(sums[:, 1::2], part.sums[:, 1::2]):
+            rank = tuple(a == b for a, b in zip(other.values(preferred), part.values(preferred), strict=True))
+            found.setdefault(rank, []).append((other.told["cell"], sums))
     if not found:
         return None
     best = found[max(found)]
-    if any(not sums.equals(best[0][1]) for _, sums in best):
+    if any(not np.array_equal(sums, best[0][1]) for _, sums in best):
         names = ", ".join(sorted(cell for cell, _ in best))
-        log.warning("cell %s has no topline: %s differ and each could be it; delete the stale one", group["cell"].iloc[0], names)
+        log.warning("cell %s has no topline: %s differ and each could be it; delete the stale one", part.told["cell"], names)
         return None
     return best[0][1]
+
+
+def _over(documents: NDArray[np.intp], other: _Part) -> intervals.Array | None:
+    """The other part's sums over these documents; None where it lacks one."""
+    at = np.searchsorted(other.documents, documents).clip(max=len(other.documents) - 1)
+    return np.asfortranarray(other.sums[at]) if np.array_equal(other.documents[at], documents) else None

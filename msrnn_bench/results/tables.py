@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import pandas as pd
 
 from msrnn_bench.results.summary import quantity
@@ -17,7 +19,8 @@ _TELLING = ["memory", "first", "recent", "per", "seed", "documents", "count"]
 def markdown(summary: pd.DataFrame) -> str:
     """One table per model, dataset and way of measuring; a cell without a value is empty."""
     known = summary[summary["status"].isin(["ok", "partial"])]
-    keys = known[PANEL].astype("str").fillna("").agg("\0".join, axis=1) if len(known) else known["task"]
+    texts = [known[key].astype("str").fillna("") for key in PANEL]
+    keys = reduce(lambda before, text: before + "\0" + text, texts)
     return "\n\n".join(_panel(lines) for _, lines in known.groupby(keys, sort=True))
 
 
