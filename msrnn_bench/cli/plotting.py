@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from msrnn_bench import figures
-from msrnn_bench.errors import UsageError
+from msrnn_bench.errors import UsageError, one_line
 from msrnn_bench.figures import _published
+from msrnn_bench.results import spreadsheet
 from msrnn_bench.results.arrays import read_arrays
 from msrnn_bench.results.files import write_atomically
+from msrnn_bench.results.guarded import listed, plain
 from msrnn_bench.results.summary import SUMMARY_TYPES, TIDY_TYPES, collect
 
 PUBLISHED = "The paper's own numbers (arXiv 2401.06104v2), which come without intervals."
@@ -68,24 +71,27 @@ def _draw(name: str, folder: Path, stem: Path, options: Namespace) -> None:
     shown = figures.data(name, table)
     if shown is not None:
         paths.append(stem.with_name(f"{stem.name}.csv"))
-        write_atomically(paths[-1], shown.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+        write_atomically(paths[-1], spreadsheet.as_csv(shown, "%.6g"))
     for path in paths:
         print(path)
 
 
 def _tables(folder: Path, which: str) -> pd.DataFrame:
     """`summary` or `tidy` of the finished cells; where only the tables were kept, the one on disk."""
-    if any((folder / "cells").glob("[!.]*.json")):
+    if listed(folder, ".json"):
         rows, summary = collect(folder)
         return rows if which == "tidy" else summary
-    if not (folder / f"{which}.csv").is_file():
+    if not plain(folder / f"{which}.csv"):
         raise UsageError(f"{folder} has no results: run `msrnn-bench run` or `msrnn-bench sweep` first")
     types = TIDY_TYPES if which == "tidy" else SUMMARY_TYPES
-    return _table(folder / f"{which}.csv").reindex(columns=list(types)).astype(types)
-
-
-def _table(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(path)
+        return _table(folder / f"{which}.csv", spreadsheet.read).reindex(columns=list(types)).astype(types)
+    except ValueError as error:
+        raise UsageError(f"{folder / which}.csv is none that `msrnn-bench collect` wrote ({one_line(error)})") from error
+
+
+def _table(path: Path, read: Callable[[Path], pd.DataFrame] = pd.read_csv) -> pd.DataFrame:
+    try:
+        return read(path)
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {path} ({' '.join(str(error).split())}): give a CSV file") from error

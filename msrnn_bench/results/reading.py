@@ -4,6 +4,7 @@ Knows the schema of cells.py and the files, not what was measured.
 """
 
 import csv
+import io
 import logging
 import typing
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 from msrnn_bench.errors import UsageError
 from msrnn_bench.results.cells import COLUMN_TYPES, COLUMNS, LATER, RENAMED, SETTINGS, intact, read_manifest
+from msrnn_bench.results.guarded import listed, opened, plain
 
 if typing.TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +35,7 @@ def read_cells(results_dir: Path, *others: Path) -> Cells:
 
     paths, failures = [], []
     manifests: dict[str, dict[str, Any]] = {}
-    for path in [p for folder in (results_dir, *others) for p in sorted((folder / "cells").glob("[!.]*.json"))]:
+    for path in [path for folder in (results_dir, *others) for path in listed(folder, ".json")]:
         manifest = None if path.stem in manifests else read_manifest(path)
         if manifest is None:
             continue
@@ -59,7 +61,7 @@ def _lacking(rows: Path) -> str:
 
 def _read_lines(path: Path) -> list[list[str]]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with io.TextIOWrapper(opened(path), encoding="utf-8", newline="") as file:
             header, *lines = csv.reader(file, strict=True)
     except (OSError, ValueError, csv.Error) as error:
         raise _misfit(path, f"not a table ({error})") from error
