@@ -71,7 +71,7 @@ def _draw(name: str, folder: Path, stem: Path, options: Namespace) -> None:
     shown = figures.data(name, table)
     if shown is not None:
         paths.append(stem.with_name(f"{stem.name}.csv"))
-        write_atomically(paths[-1], spreadsheet.as_csv(shown, "%.6g"))
+        write_atomically(paths[-1], spreadsheet.harmless(shown).to_csv(index=False, lineterminator="\n", float_format="%.6g"))
     for path in paths:
         print(path)
 

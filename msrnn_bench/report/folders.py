@@ -11,10 +11,11 @@ from typing import Any
 import pandas as pd
 
 from msrnn_bench.errors import UsageError
+from msrnn_bench.redact import redacted_values, redactor
 from msrnn_bench.results import spreadsheet
 from msrnn_bench.results.cells import read_manifest
 from msrnn_bench.results.guarded import listed, plain
-from msrnn_bench.results.reading import read_cells
+from msrnn_bench.results.reading import Cells, read_cells
 from msrnn_bench.results.summary import SUMMARY_TYPES, TIDY_TYPES, summarise
 
 _SAME = ["document", "subtask", "length", "depth", "bucket_start", "bucket_end", "metric", "total", "count", "status"]
@@ -68,7 +69,7 @@ def together(folders: Sequence[Folder]) -> Together:
     if len(folders) == 1:
         return Together(folders[0].rows, folders[0].summary, [])
     celled = [folder for folder in folders if folder.manifests]
-    rows, failures = read_cells(*[folder.path for folder in celled]) if celled else (folders[0].rows.iloc[:0], [])
+    rows, failures = _told(read_cells(*[folder.path for folder in celled])) if celled else (folders[0].rows.iloc[:0], [])
     kept = [folder.rows[~folder.rows["cell"].isin(set(rows["cell"]))] for folder in folders if not folder.manifests]
     whole = pd.concat([rows, *kept], ignore_index=True).astype(TIDY_TYPES)
     return Together(whole, summarise(whole, failures), _twice(folders))
@@ -94,7 +95,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
 def _read(path: Path, name: str) -> Folder:
     manifests = _manifests(path)
     if manifests:
-        rows, failures = read_cells(path)
+        rows, failures = _told(read_cells(path))
     elif plain(path / "tidy.csv"):  # only the tables were kept
         rows, failures = _table(path / "tidy.csv"), []
     else:
@@ -116,7 +117,12 @@ def _inside(path: Path) -> str:
 
 def _manifests(path: Path) -> dict[str, dict[str, Any]]:
     found = {file.stem: read_manifest(file) for file in listed(path, ".json")}
-    return {cell: manifest for cell, manifest in found.items() if manifest is not None}
+    return {cell: redacted_values(manifest) for cell, manifest in found.items() if manifest is not None}
+
+
+def _told(cells: Cells) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """What a page may tell of them: older cells were written before secrets were left out of files."""
+    return spreadsheet.mapped(cells.rows, redactor()), redacted_values(cells.failures)
 
 
 def _table(path: Path) -> pd.DataFrame:

@@ -223,13 +223,14 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     except OSError as error:
         raise MachineError(f"cannot read {path} ({error.strerror}): check the folder's permissions") from error
     if wrong:
-        _warn(path, wrong)
+        unfinished(path, wrong)
         return None
     return dict(manifest)
 
 
 @cache
-def _warn(path: Path, wrong: str) -> None:
+def unfinished(path: Path, wrong: str) -> None:
+    """Say why a cell that is begun does not count; once a process, however often it is looked at."""
     log.warning("%s %s: the cell counts as unfinished, its next run redoes it", name_of(path), wrong)
 
 

@@ -5,19 +5,17 @@ Knows the schema of cells.py and the files, not what was measured.
 
 import csv
 import io
-import logging
 import typing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from msrnn_bench.errors import UsageError
-from msrnn_bench.results.cells import COLUMN_TYPES, COLUMNS, LATER, RENAMED, SETTINGS, intact, read_manifest
+from msrnn_bench.results.cells import COLUMN_TYPES, COLUMNS, LATER, RENAMED, SETTINGS, intact, read_manifest, unfinished
 from msrnn_bench.results.guarded import listed, opened, plain
+from msrnn_bench.results.shape import impossible
 
 if typing.TYPE_CHECKING:
     import pandas as pd
-
-log = logging.getLogger(__name__)
 
 
 class Cells(NamedTuple):
@@ -46,17 +44,15 @@ def read_cells(results_dir: Path, *others: Path) -> Cells:
             paths.append(rows)
             manifests[path.stem] = {key: manifest[key] for key in TELLING if key in manifest}
         else:
-            log.warning("%s: its rows are %s: the cell counts as unfinished, its next run redoes it", path, _lacking(rows))
+            unfinished(path, "has beside it rows that are not those that were written" if plain(rows) else "has no file of rows")
     frame = _typed([(path, line) for path in paths for line in _read_lines(path)])
+    if odd := impossible(frame):
+        raise _misfit(next(path for path in paths if path.stem == odd[0]), odd[1])
     warn_of_versions(manifests)
     frame = tell_apart(frame, manifests)
     order = [*SETTINGS[1:], "variant", "cell"]  # the rows of a cell keep the order in which they were measured
     failures = [failure for failure in failures if failure["cell"] not in manifests]
     return Cells(frame.sort_values(order, kind="stable", ignore_index=True), failures)
-
-
-def _lacking(rows: Path) -> str:
-    return "not those that were written" if rows.is_file() else "missing"
 
 
 def _read_lines(path: Path) -> list[list[str]]:

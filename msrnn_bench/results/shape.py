@@ -1,12 +1,15 @@
-"""What a manifest must look like for what is read of it: who hands on a results folder may have written anything into it.
+"""What a manifest and rows must look like for what is read of them: who hands on a results folder may have written anything.
 
-Everything may be absent, as in older cells; what is there is of its kind. Knows nothing of what the values mean.
+Of a manifest everything may be absent, as in older cells; what is there is of its kind. Knows nothing of what the values mean.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DEEPEST = 40  # levels of nesting: deeper than any configuration, and far from what Python can follow
 
@@ -17,7 +20,7 @@ _NUMBER_OR_NONE = (*_NUMBER, type(None))
 # A type or several; a dict of keys, each of which may be absent; of "*", all keys; [kind], a list. "key?" may be null.
 MANIFEST: dict[str, Any] = {
     "cell": str, "task": str, "label": str, "error": _TEXT_OR_NONE, "traceback": _TEXT_OR_NONE,
-    "finished": str, "seconds": _NUMBER,
+    "finished": str, "seconds": _NUMBER, "run": _TEXT_OR_NONE, "rows_sha256": str,
     "config": {"model?": dict, "dataset?": dict, "policy?": dict, "task?": dict},
     "settings": {
         "model": dict, "policy": {"settings": dict}, "task": {"machine": {"device": _TEXT_OR_NONE}},
@@ -32,6 +35,7 @@ MANIFEST: dict[str, Any] = {
 }  # fmt: skip
 NEEDED = {"settings": ("model", "dataset", "policy", "task"), "git": ("commit",)}  # where the whole is there
 _LARGEST = 2**63  # of a table's whole numbers
+_MOST, _MOST_WHOLE = 1e100, 2**53  # whose sums are numbers, and exact
 
 
 def misfit(manifest: Any, row: Mapping[str, Any]) -> str | None:
@@ -47,6 +51,20 @@ def misfit(manifest: Any, row: Mapping[str, Any]) -> str | None:
     there = {key: parts for key, parts in NEEDED.items() if manifest.get(key) is not None}
     lacking = [f"{key}.{part}" for key, parts in there.items() for part in parts if part not in manifest[key]]
     return f"lacks {lacking[0]}" if lacking else None
+
+
+def impossible(rows: pd.DataFrame) -> tuple[str, str] | None:
+    """The first cell with a number that nobody measured, and which; None where there is none. Sums of others would be none."""
+    measured = rows["status"] == "ok"
+    wrong = {"total": measured & ~(rows["total"].abs() <= _MOST), "count": measured & ~(rows["count"] > 0).fillna(False)}
+    wrong["cache"] = (rows["cache"] < 1).fillna(False)
+    for name in rows.select_dtypes(["Int64", "float64"]):
+        wrong[f"{name} "] = (rows[name].abs() > (_MOST if rows[name].dtype == "float64" else _MOST_WHOLE)).fillna(False)
+    for name, where in wrong.items():
+        if where.any():
+            row = rows[where.astype("bool")].iloc[0]
+            return row["cell"], f"{name.strip()} = {row[name.strip()]} was never measured"
+    return None
 
 
 def _odd(value: Any, kind: Any) -> str | None:

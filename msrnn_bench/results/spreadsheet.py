@@ -32,17 +32,17 @@ def unguarded(text: str) -> str:
     return _GUARDED.sub(r"\1\2", text)
 
 
-def as_csv(table: pd.DataFrame, digits: str | None = None) -> str:
-    """The table, its texts guarded, floats as `digits` (%.6g) says."""
-    return _mapped(table, guarded).to_csv(index=False, lineterminator="\n", float_format=digits)
+def harmless(table: pd.DataFrame) -> pd.DataFrame:
+    """The table, to be written: its texts guarded."""
+    return mapped(table, guarded)
 
 
 def read(path: Path) -> pd.DataFrame:
-    """What `as_csv` was given, without its types. OSError and ValueError as pandas raises them."""
-    return _mapped(pd.read_csv(io.BytesIO(contents(path))), unguarded)
+    """What `harmless` was given, from a file, without its types. OSError and ValueError as pandas raises them."""
+    return mapped(pd.read_csv(io.BytesIO(contents(path))), unguarded)
 
 
-def _mapped(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
+def mapped(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
     """The table with its texts changed; each is looked at once, for a column repeats few."""
     made: dict[str, pd.Series] = {}
     for name, column in table.items():

@@ -16,7 +16,7 @@ from msrnn_bench.results import intervals
 from msrnn_bench.results.cells import COLUMN_TYPES, SETTINGS
 from msrnn_bench.results.files import write_atomically
 from msrnn_bench.results.reading import read_cells
-from msrnn_bench.results.spreadsheet import as_csv
+from msrnn_bench.results.spreadsheet import harmless
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,8 @@ def collect(results_dir: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         raise UsageError(f"{results_dir} has no finished cell: run `msrnn-bench run policy=tova cache=512` first")
     summary = summarise(rows, failures)
     for name, table, digits in (("tidy", rows, None), ("summary", summary, "%.6g")):
-        write_atomically(results_dir / f"{name}.csv", as_csv(table, digits))
+        text = harmless(table).to_csv(index=False, lineterminator="\n", float_format=digits)
+        write_atomically(results_dir / f"{name}.csv", text)
     return rows, summary
 
 
