@@ -19,6 +19,8 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
+from msrnn_bench.redact import redacted
+
 # What a setting may be, for annotations. The upper bounds are those of a table's columns and of the libraries' counters.
 LARGEST = 2**31 - 1
 Whole = Annotated[int, Ge(0), Le(LARGEST)]
@@ -73,7 +75,7 @@ def unless_looking(what: str) -> None:
 
 def one_line(error: BaseException) -> str:
     """The message of another library's error, fit for a readable line."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(redacted(str(error)).split()) or type(error).__name__  # before it is cut: half a secret is one
     return text if len(text) <= 200 else text[:197] + "..."
 
 
@@ -160,7 +162,7 @@ def shown(value: Any) -> str:
         return _cut("{" + ",".join(f"{k}:{shown(v)}" for k, v in value.items()) + "}")
     if isinstance(value, int) and abs(value) > 10**40:  # Python prints no number of thousands of digits
         return "a number of more than 40 digits"
-    return _cut(" ".join(str(value).split()))
+    return _cut(" ".join(redacted(str(value)).split()))
 
 
 def _cut(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
+from msrnn_bench.redact import printable
 from msrnn_bench.report.claims import judge
 from msrnn_bench.report.folders import named, read, together
 from msrnn_bench.report.told import as_csv, as_text
@@ -17,7 +18,7 @@ def main(options: Namespace) -> int:
     folders = named(options.results_dir)
     whole = together(read(folders))
     verdicts = judge(whole.rows, whole.summary)
-    print(as_text(verdicts))
+    print(printable(as_text(verdicts)))
     path = Path(options.out).expanduser() if options.out else folders[0] / "claims.csv"
     write_atomically(path, as_csv(verdicts))
     print(path)

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from msrnn_bench.errors import UsageError, shown
-from msrnn_bench.report.escaping import clean
+from msrnn_bench.redact import printable
 from msrnn_bench.report.folders import named
 from msrnn_bench.results.agreement import values
 from msrnn_bench.results.cells import intact, read_manifest
@@ -32,11 +32,11 @@ def main(args: list[str]) -> int:
     paths = [find(cell, folders) for cell in cells]
     manifests = [manifest_of(path) for path in paths]
     for letter, path, manifest in zip("AB", paths, manifests, strict=True):
-        print(clean(f"{letter}  {manifest.get('label')}  {path}"))
+        print(printable(f"{letter}  {manifest.get('label')}  {path}"))
     print("\n" + told(differences(*manifests), "A", "B"))
     failed = [f"{letter} failed: {shown(m.get('error'))}" for letter, m in zip("AB", manifests, strict=True) if is_failed(m)]
     if failed:
-        print("\n" + clean("\n".join(failed)))
+        print("\n" + printable("\n".join(failed)))
     else:
         a, b = map(rows_of, paths, manifests)
         print("\n" + numbers(a, b, "A", "B"))
@@ -101,6 +101,6 @@ def _value(value: Any) -> str:
 
 def _columns(rows: Sequence[Sequence[str]]) -> str:
     """A table whose columns stand below each other."""
-    texts = [[clean(" ".join(cell.split())) if n else clean(cell) for n, cell in enumerate(row)] for row in rows]
+    texts = [[printable(" ".join(cell.split())) if n else printable(cell) for n, cell in enumerate(row)] for row in rows]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)] if texts else []
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in texts)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from msrnn_bench.errors import LESS_MEMORY, UsageError, out_of_memory
+from msrnn_bench.redact import guard_output, printable, redacted
 
 HELP = """\
 msrnn-bench: transformers as bounded multi-state RNNs (arXiv 2401.06104), measured
@@ -72,12 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if out_of_memory(error):
             return _fail(f"out of memory: {LESS_MEMORY}", 1)
-        text = " ".join(str(error).split())
+        text = " ".join(redacted(str(error)).split())
         return _fail(f"failed ({type(error).__name__}: {text[:400]}); --debug shows where", 1)
 
 
 def _fail(message: str, code: int) -> int:
-    print("msrnn-bench: " + " ".join(message.splitlines()), file=sys.stderr)
+    print("msrnn-bench: " + printable(" ".join(redacted(message).splitlines())), file=sys.stderr)
     return code
 
 
@@ -146,7 +147,7 @@ def _collect(args: list[str]) -> int:
     from msrnn_bench.results.tables import markdown
 
     rows, summary = collect(folder)
-    print(markdown(summary) + "\n")
+    print(printable(markdown(summary)) + "\n")
     print(f"{len(summary)} lines from {len(rows)} rows\n{folder / 'summary.csv'}\n{folder / 'tidy.csv'}")
     return 0
 
@@ -260,6 +261,7 @@ def entry() -> None:
     """The console script."""
     from msrnn_bench.runs.children import follow_parent, heed_signals
 
+    guard_output()
     follow_parent()
     heed_signals()
     sys.exit(main())

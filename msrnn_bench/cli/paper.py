@@ -5,7 +5,6 @@ A step is a command of its own, printed before it runs, so that any of them can 
 
 from __future__ import annotations
 
-import json
 import shlex
 from argparse import Namespace
 from collections.abc import Iterator
@@ -107,6 +106,7 @@ def folder(step: Step, options: Namespace) -> Path:
 
 def spent(steps: list[Step], options: Namespace) -> Iterator[str]:
     """The seconds in the manifests of each step's cells; a cell that two steps share counts once."""
+    from msrnn_bench.results.cells import read_manifest
     from msrnn_bench.runs.compose import compose_grid
     from msrnn_bench.runs.overrides import understood
     from msrnn_bench.runs.plan import plan
@@ -122,7 +122,7 @@ def spent(steps: list[Step], options: Namespace) -> Iterator[str]:
             yield f"  {'?':>10}  {name} ({error})"
             continue
         ours = {cell.manifest for cell in cells if cell.manifest is not None} - seen
-        seconds = sum(json.loads(path.read_text(encoding="utf-8")).get("seconds") or 0 for path in ours)
+        seconds = sum((read_manifest(path) or {}).get("seconds") or 0 for path in ours)
         seen |= ours
         total += seconds
         more = f", {len(cells)} cells in all" if len(ours) < len(cells) else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from typing import Any
 import pandas as pd
 
 from msrnn_bench import figures
-from msrnn_bench.errors import UsageError
+from msrnn_bench.errors import UsageError, one_line
 from msrnn_bench.figures import _published
+from msrnn_bench.results import spreadsheet
 from msrnn_bench.results.arrays import read_arrays
 from msrnn_bench.results.files import write_atomically
+from msrnn_bench.results.guarded import listed, plain
 from msrnn_bench.results.summary import SUMMARY_TYPES, TIDY_TYPES, tables
 
 PUBLISHED = "The paper's own numbers (arXiv 2401.06104v2), which come without intervals."
@@ -70,7 +73,7 @@ def _draw(name: str, known: _Tables, stem: Path, options: Namespace) -> None:
     shown = figures.data(name, table)
     if shown is not None:
         paths.append(stem.with_name(f"{stem.name}.csv"))
-        write_atomically(paths[-1], shown.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+        write_atomically(paths[-1], spreadsheet.harmless(shown).to_csv(index=False, lineterminator="\n", float_format="%.6g"))
     for path in paths:
         print(path)
 
@@ -82,21 +85,25 @@ class _Tables:
         self.folder = folder
 
     def __getitem__(self, which: str) -> pd.DataFrame:
-        if any((self.folder / "cells").glob("[!.]*.json")):
+        if listed(self.folder, ".json"):
             rows, summary = self._read
             return rows if which == "tidy" else summary
-        if not (self.folder / f"{which}.csv").is_file():
+        kept = self.folder / f"{which}.csv"
+        if not plain(kept):
             raise UsageError(f"{self.folder} has no results: run `msrnn-bench run` or `msrnn-bench sweep` first")
         types = TIDY_TYPES if which == "tidy" else SUMMARY_TYPES
-        return _table(self.folder / f"{which}.csv").reindex(columns=list(types)).astype(types)
+        try:
+            return _table(kept, spreadsheet.read).reindex(columns=list(types)).astype(types)
+        except ValueError as error:
+            raise UsageError(f"{kept} is none that `msrnn-bench collect` wrote ({one_line(error)})") from error
 
     @cached_property
     def _read(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         return tables(self.folder)
 
 
-def _table(path: Path) -> pd.DataFrame:
+def _table(path: Path, read: Callable[[Path], pd.DataFrame] = pd.read_csv) -> pd.DataFrame:
     try:
-        return pd.read_csv(path)
+        return read(path)
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {path} ({' '.join(str(error).split())}): give a CSV file") from error

@@ -13,7 +13,7 @@ from typing import Any
 
 from msrnn_bench.cli.diff import is_failed, manifest_of, numbers, rows_of, told
 from msrnn_bench.errors import UsageError, shown
-from msrnn_bench.report.escaping import clean
+from msrnn_bench.redact import printable
 from msrnn_bench.report.folders import named
 from msrnn_bench.results.agreement import ROUNDING, Agreement, agreement
 from msrnn_bench.results.differences import differences
@@ -47,7 +47,7 @@ def main(args: list[str]) -> int:
         progress = CellProgress(1)
         with _threads(manifest), progress:
             cell = _prepared(config, path.stem, progress)
-            print(clean(f"{cell.cell.label} ({path.stem}), measured {manifest.get('finished')}"), flush=True)
+            print(printable(f"{cell.cell.label} ({path.stem}), measured {manifest.get('finished')}"), flush=True)
             progress.cell(1, cell.cell.label)
             execute(cell)
             progress.end("measured again")
@@ -55,7 +55,7 @@ def main(args: list[str]) -> int:
         new = rows_of(cell.cell.manifest, again)
         found = agreement(path.with_suffix(".csv"), cell.cell.csv, rows, new)
     moved = [] if cell.cell.id == path.stem else [f"here it is cell {cell.cell.id}, for what its number hangs on is another:"]
-    print("\n".join(clean(line) for line in [*_verdict(found), *moved]))
+    print("\n".join(printable(line) for line in [*_verdict(found), *moved]))
     print("\n" + told(differences(manifest, again), "recorded", "again"))
     print("\n" + numbers(rows, new, "recorded", "again", paired=False))
     if own["keep"]:

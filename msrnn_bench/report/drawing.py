@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from msrnn_bench import figures
-from msrnn_bench.errors import UsageError
+from msrnn_bench.errors import UsageError, one_line
 from msrnn_bench.report import inline, readings
 from msrnn_bench.report.folders import Folder, Together
 from msrnn_bench.report.inline import Picture
@@ -20,6 +20,7 @@ from msrnn_bench.results.arrays import read_arrays
 
 ROOM = 3_000_000  # bytes of a page
 _SVG_MOST = 400_000  # bytes: a larger drawing is a map, and smaller as a picture
+_ODD = (ArithmeticError, LookupError, TypeError, ValueError)  # of a figure from rows that no task of ours wrote
 _DOTS = (150, 110, 80, 60, 45)  # per inch, of pictures that must become smaller
 
 
@@ -82,13 +83,15 @@ def _draw(
         table = rows if figures.table_of(name) == "tidy" else summary
         try:
             figure = figures.draw(name, table, **_options(name, table, folders))
+            reading = readings.read(name, rows, summary)
+            title = f"{readings.title(name)}, {where}"
+            drawn.append(Drawn(name, title, reading, figure, _picture(figure, f"{prefix}{name}-", title, reading)))
         except UsageError as error:
             if name in wanted:
                 undrawn.append(Undrawn(where, name, str(error)))
-            continue
-        reading = readings.read(name, rows, summary)
-        title = f"{readings.title(name)}, {where}"
-        drawn.append(Drawn(name, title, reading, figure, _picture(figure, f"{prefix}{name}-", title, reading)))
+        except _ODD as error:
+            why = f"its rows are not such as this figure has ({type(error).__name__}: {one_line(error)})"
+            undrawn.append(Undrawn(where, name, why))
     return drawn, undrawn
 
 

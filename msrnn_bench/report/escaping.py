@@ -1,15 +1,15 @@
 """Names as text, whatever they hold: what would steer a page or a LaTeX run is shown instead of obeyed.
 
-HTML's own characters are escaped by Jinja's autoescape; here is what that leaves: control characters, and marks that turn the
-direction of the text around them.
+HTML's own characters are escaped by Jinja's autoescape, control characters and marks of direction by `redact.printable`; here is
+what LaTeX needs beyond.
 """
 
 from __future__ import annotations
 
 import re
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-_DIRECTION = re.compile(r"[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+from msrnn_bench.redact import printable
+
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
@@ -17,14 +17,9 @@ _LATEX = {
 }  # fmt: skip
 
 
-def clean(text: str) -> str:
-    """Control characters as U+FFFD, marks of direction by their number: [U+202E]."""
-    return _DIRECTION.sub(lambda mark: f"[U+{ord(mark[0]):04X}]", _CONTROL.sub("\ufffd", text))
-
-
 def latex(text: str) -> str:
     """A text that LaTeX prints as it stands, on one line. Letters beyond Latin want XeLaTeX or LuaLaTeX."""
-    return "".join(_LATEX.get(letter, letter) for letter in " ".join(clean(text).split()))
+    return "".join(_LATEX.get(letter, letter) for letter in " ".join(printable(text).split()))
 
 
 def latex_number(text: str) -> str:

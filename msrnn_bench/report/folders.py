@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,11 @@ from typing import Any
 import pandas as pd
 
 from msrnn_bench.errors import UsageError
-from msrnn_bench.results.reading import read_cells
+from msrnn_bench.redact import redacted_values, redactor
+from msrnn_bench.results import spreadsheet
+from msrnn_bench.results.cells import read_manifest
+from msrnn_bench.results.guarded import listed, plain
+from msrnn_bench.results.reading import Cells, read_cells
 from msrnn_bench.results.summary import SUMMARY_TYPES, TIDY_TYPES, summarise
 
 _SAME = ["document", "subtask", "length", "depth", "bucket_start", "bucket_end", "metric", "total", "count", "status"]
@@ -66,7 +69,7 @@ def together(folders: Sequence[Folder]) -> Together:
     if len(folders) == 1:
         return Together(folders[0].rows, folders[0].summary, [])
     celled = [folder for folder in folders if folder.manifests]
-    rows, failures = read_cells(*[folder.path for folder in celled]) if celled else (folders[0].rows.iloc[:0], [])
+    rows, failures = _told(read_cells(*[folder.path for folder in celled])) if celled else (folders[0].rows.iloc[:0], [])
     kept = [folder.rows[~folder.rows["cell"].isin(set(rows["cell"]))] for folder in folders if not folder.manifests]
     whole = pd.concat([rows, *kept], ignore_index=True).astype(TIDY_TYPES)
     return Together(whole, summarise(whole, failures), _twice(folders))
@@ -92,14 +95,14 @@ def _names(paths: Sequence[Path]) -> list[str]:
 def _read(path: Path, name: str) -> Folder:
     manifests = _manifests(path)
     if manifests:
-        rows, failures = read_cells(path)
-    elif (path / "tidy.csv").is_file():  # only the tables were kept
+        rows, failures = _told(read_cells(path))
+    elif plain(path / "tidy.csv"):  # only the tables were kept
         rows, failures = _table(path / "tidy.csv"), []
     else:
         rows, failures = pd.DataFrame(columns=list(TIDY_TYPES)), []
     if rows.empty and not failures:
         raise UsageError(f"{path} has no results{_inside(path)}: run `msrnn-bench run` or `msrnn-bench sweep` first")
-    begun = {file.stem for file in (path / "cells").glob("[!.]*.jsonl")} - set(manifests)
+    begun = {file.stem for file in listed(path, ".jsonl")} - set(manifests)
     rowless = {cell for cell, manifest in manifests.items() if manifest.get("status") == "ok"} - set(rows["cell"])
     unfinished = sorted(begun | rowless)
     summary = summarise(rows, failures).astype(SUMMARY_TYPES)
@@ -113,20 +116,18 @@ def _inside(path: Path) -> str:
 
 
 def _manifests(path: Path) -> dict[str, dict[str, Any]]:
-    found = {}
-    for file in sorted((path / "cells").glob("[!.]*.json")):
-        try:
-            manifest = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # read_cells has warned of it
-            continue
-        if isinstance(manifest, dict):
-            found[file.stem] = manifest
-    return found
+    found = {file.stem: read_manifest(file) for file in listed(path, ".json")}
+    return {cell: redacted_values(manifest) for cell, manifest in found.items() if manifest is not None}
+
+
+def _told(cells: Cells) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """What a page may tell of them: older cells were written before secrets were left out of files."""
+    return spreadsheet.mapped(cells.rows, redactor()), redacted_values(cells.failures)
 
 
 def _table(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(path).reindex(columns=list(TIDY_TYPES)).astype(TIDY_TYPES)
+        return spreadsheet.read(path).reindex(columns=list(TIDY_TYPES)).astype(TIDY_TYPES)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"cannot read {path} ({' '.join(str(error).split())}): give what `msrnn-bench collect` writes"

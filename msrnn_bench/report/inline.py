@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 from matplotlib.figure import Figure
 
 from msrnn_bench.figures import style
-from msrnn_bench.report.escaping import clean
+from msrnn_bench.redact import printable
 
 _SVG = "{http://www.w3.org/2000/svg}"
 _REFERENCE = re.compile(r"url\(\s*(['\"]?)#([^)'\"]+)\1\s*\)")
@@ -53,7 +53,7 @@ def svg(figure: Figure, prefix: str, title: str, told: str) -> Picture:
     }  # fmt: skip
     for place, (tag, text) in enumerate((("title", title), ("desc", told))):
         element = ElementTree.Element(tag, {"id": f"{prefix}{tag}"})
-        element.text = clean(text)
+        element.text = printable(text)
         root.insert(place, element)
     return Picture(ElementTree.tostring(root, encoding="unicode"), "svg", 0)
 
@@ -64,7 +64,7 @@ def png(figure: Figure, title: str, told: str, dots: int) -> Picture:
     width, height = figure.get_size_inches()
     content = base64.b64encode(_saved(figure, "png", dots)).decode()
     image.attrib = {
-        "src": f"data:image/png;base64,{content}", "alt": clean(f"{title}. {told}"),
+        "src": f"data:image/png;base64,{content}", "alt": printable(f"{title}. {told}"),
         "width": f"{72 * width:.0f}", "height": f"{72 * height:.0f}",
     }  # fmt: skip
     return Picture(ElementTree.tostring(image, encoding="unicode", method="html"), "png", dots)

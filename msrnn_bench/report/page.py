@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,15 @@ from markupsafe import Markup
 
 from msrnn_bench import figures
 from msrnn_bench.errors import UsageError
-from msrnn_bench.report import choices, citing, claims, drawing, escaping, inventory, latex, missing, tables, telling, told
+from msrnn_bench.redact import printable, redacted
+from msrnn_bench.report import choices, citing, claims, drawing, inventory, latex, missing, tables, telling, told
 from msrnn_bench.report.drawing import Drawn
 from msrnn_bench.report.folders import Folder, Together, named, read, together
 from msrnn_bench.report.missing import Command
 from msrnn_bench.report.tables import Printed, Table
 from msrnn_bench.report.verdict import VERDICTS, Verdict
 from msrnn_bench.results.files import write_atomically
+from msrnn_bench.results.guarded import RefusedError, contents, no_link
 
 TITLE = "Transformers as bounded multi-state RNNs: what was measured"
 
@@ -62,10 +65,10 @@ def write(results_dir: str, out: str | None, command: Command) -> list[Path]:
         )
     made = {f"tables/{name}": text for part in parts for name, text in latex.files(part.folder.name, part.tables).items()}
     made |= {"claims.csv": told.as_csv(verdicts), "tables/claims.tex": latex.claims(verdicts)}
-    _remove_stale(file.parent / "tables", set(made))
+    _remove_stale(no_link(file.parent / "tables"), set(made))
     for name, text in made.items():
-        write_atomically(file.parent / name, text)
-    write_atomically(file, page)
+        write_atomically(file.parent / name, redacted(text))
+    write_atomically(file, redacted(page))
     return [file, *(file.parent / name for name in sorted(made))]
 
 
@@ -103,7 +106,7 @@ def _environment() -> Environment:
 
 def _finalized(value: Any) -> Any:
     """Every text that is not markup of our own, without what would steer the page."""
-    return escaping.clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _contents(parts: Sequence[Part], shared: bool) -> list[tuple[str, str]]:
@@ -137,8 +140,11 @@ def _by_claim(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
 def _remove_stale(folder: Path, names: set[str]) -> None:
     """Tables that an earlier report wrote and this one does not: their numbers would be old ones."""
     for file in sorted(folder.glob("*.tex")):
-        if f"tables/{file.name}" not in names and file.read_text(encoding="utf-8", errors="replace").startswith(latex.MARK):
-            file.unlink()
+        if f"tables/{file.name}" in names:
+            continue
+        with contextlib.suppress(RefusedError):  # no file that a report wrote
+            if contents(file).startswith(latex.MARK.encode()):
+                file.unlink()
 
 
 def _beside(name: str) -> str:

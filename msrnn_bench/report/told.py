@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from msrnn_bench.report.verdict import VERDICTS, Verdict
+from msrnn_bench.results.spreadsheet import guarded
 
 COLUMNS = tuple(field.name for field in fields(Verdict))
 
@@ -24,7 +25,7 @@ def as_csv(verdicts: Sequence[Verdict]) -> str:
 
 
 def _text(value: str | float | None) -> str:
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else value
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else guarded(value)
 
 
 def as_text(verdicts: Sequence[Verdict], width: int = 100) -> str:

@@ -13,13 +13,17 @@ import math
 import secrets
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from msrnn_bench.errors import MachineError
+from msrnn_bench.redact import redacted, redacted_values, redactor
 from msrnn_bench.results.files import TEMPORARY, write_atomically
+from msrnn_bench.results.guarded import RefusedError, contents, name_of, no_link, plain
+from msrnn_bench.results.shape import misfit
 
 if typing.TYPE_CHECKING:
     pass
@@ -98,6 +102,8 @@ def _column_types() -> dict[str, tuple[str, bool]]:
 
 
 COLUMN_TYPES = _column_types()
+_KINDS = {"str": (str,), "Int64": (int,), "float64": (int, float), "boolean": (bool,)}
+_ROW = {column: (*_KINDS[kind], type(None)) for column, (kind, _) in COLUMN_TYPES.items()}  # as a manifest has them
 
 
 def cell_id(settings: Mapping[str, Any]) -> str:
@@ -152,8 +158,8 @@ def intact(rows: Path, manifest: Mapping[str, Any]) -> bool:
     """Whether the rows are those that the manifest was written for: not cut short, not edited. Older manifests cannot tell."""
     try:
         known = manifest.get("rows_sha256")
-        return hashlib.sha256(rows.read_bytes()).hexdigest() == known if known else rows.is_file()
-    except OSError:
+        return hashlib.sha256(contents(rows)).hexdigest() == known if known else plain(rows)
+    except (OSError, RefusedError):
         return False
 
 
@@ -166,7 +172,8 @@ def write(cell: Cell, rows: Iterable[Row], manifest: Mapping[str, Any]) -> None:
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows([_text(getattr(row, column)) for column in COLUMNS] for row in rows)
+    clean = cache(redactor())  # of names, which repeat
+    writer.writerows([_text(getattr(row, column), clean) for column in COLUMNS] for row in rows)
     data = lines.getvalue().encode("utf-8", "backslashreplace")
     write_atomically(cell.csv, data)
     _write_manifest(cell, {**manifest, "rows_sha256": hashlib.sha256(data).hexdigest()}, status="ok")
@@ -178,35 +185,59 @@ def write_failure(cell: Cell, manifest: Mapping[str, Any]) -> None:
     cell.csv.unlink(missing_ok=True)  # rows of an earlier success would contradict the manifest
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, clean: Callable[[str], str]) -> str:
     if value is None:
         return ""
+    if isinstance(value, str):
+        return clean(value)
     return repr(float(value)) if isinstance(value, float) else str(value)  # float(): numpy's repr names its type
 
 
 def _write_manifest(cell: Cell, manifest: Mapping[str, Any], status: str) -> None:
     named = {"cell": cell.id, "task": cell.task, "label": cell.label, "status": status}
-    write_atomically(cell.manifest, json.dumps({**named, **manifest, **named}, indent=2, default=str) + "\n")
+    told = {**redacted_values({**named, **manifest}), **named, "label": redacted(cell.label)}
+    text = json.dumps(told, indent=2, default=lambda held: redacted(str(held)), allow_nan=False)
+    write_atomically(cell.manifest, text + "\n")
 
 
 def check_writable(results_dir: Path) -> None:
     """Find out before an hour of computing, not after it. Tried, not asked: permission bits are not the whole story."""
-    probe = results_dir / "cells" / f".probe.{secrets.token_hex(4)}{TEMPORARY}"
+    probe = no_link(results_dir / "cells") / f".probe.{secrets.token_hex(4)}{TEMPORARY}"
     write_atomically(probe, "")
     probe.unlink(missing_ok=True)
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
-    """What a manifest holds; None where there is none, or a damaged one, which is said."""
+    """What a manifest holds; None where there is none, or one that cannot be used, which is said, once a process.
+
+    It may be anybody's: only an ordinary file is opened (guarded.py), and only what has a manifest's shape comes back."""
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(contents(path).decode(), parse_constant=_no_number, parse_float=_number)
+        wrong = misfit(manifest, _ROW)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError:
-        manifest = None
+    except RefusedError as error:
+        wrong = str(error)
+    except (ValueError, RecursionError):
+        wrong = "is damaged"
     except OSError as error:
         raise MachineError(f"cannot read {path} ({error.strerror}): check the folder's permissions") from error
-    if not isinstance(manifest, dict):
-        log.warning("%s is damaged: the cell counts as unfinished, its next run redoes it", path)
+    if wrong:
+        unfinished(path, wrong)
         return None
-    return manifest
+    return dict(manifest)
+
+
+@cache
+def unfinished(path: Path, wrong: str) -> None:
+    """Say why a cell that is begun does not count; once a process, however often it is looked at."""
+    log.warning("%s %s: the cell counts as unfinished, its next run redoes it", name_of(path), wrong)
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text)
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number of JSON")

@@ -1,5 +1,6 @@
 """Files that are there whole or not at all. Knows nothing of what is in them."""
 
+import contextlib
 import os
 import secrets
 import time
@@ -41,8 +42,6 @@ def _replace(temporary: Path, path: Path) -> None:
 def _clean(path: Path) -> None:
     """Remove what killed writers of this file left, and what any left a day ago: younger ones may be at work."""
     for leftover in path.parent.glob(f".*{TEMPORARY}"):
-        try:
-            if leftover.name.startswith(f".{path.name}.") or time.time() - leftover.stat().st_mtime > 86_400:
+        with contextlib.suppress(OSError):  # gone already, or a folder that somebody called so: no reason to fail
+            if leftover.name.startswith(f".{path.name}.") or time.time() - leftover.lstat().st_mtime > 86_400:
                 leftover.unlink()
-        except FileNotFoundError:
-            continue

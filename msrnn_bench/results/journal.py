@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msrnn_bench.errors import StorageError
+from msrnn_bench.errors import StorageError, UsageError
+from msrnn_bench.redact import redacted, redacted_values
+from msrnn_bench.results.guarded import RefusedError, contents, name_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,27 +29,30 @@ class Journal:
         self.records: dict[str, dict[str, Any]] = {}
         self.whole = 0  # bytes up to the end of the last whole line
         try:
-            content = path.read_bytes()
+            content = contents(path)
         except FileNotFoundError:
             return
+        except RefusedError as error:
+            raise UsageError(f"{name_of(path)} {error}: delete it and run the cell again") from error
         except OSError as error:
             raise StorageError(f"cannot read {path} ({error.strerror}): check the folder's permissions") from error
         for line in content.splitlines(keepends=True):
             try:
                 record = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
+            except (ValueError, RecursionError):
                 record = None
-            if not isinstance(record, dict) or "key" not in record:
+            if not isinstance(record, dict) or not isinstance(record.get("key"), str):
                 break
             self.records[record.pop("key")] = record
             self.whole += len(line)
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The record of that key, or None where it is still to be made."""
-        return self.records.get(key)
+        return self.records.get(redacted(key))
 
     def add(self, key: str, record: dict[str, Any]) -> dict[str, Any]:
         """Write a record; it is on the disk when this returns. Returns it as it would be read back."""
+        key, record = redacted(key), redacted_values(record)
         line = json.dumps({"key": key, **record}, ensure_ascii=False, allow_nan=False) + "\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +82,6 @@ def packed(arrays: Mapping[str, np.ndarray]) -> str:
 
 def unpacked(text: str) -> dict[str, np.ndarray]:
     """What `packed` was given."""
-    import numpy as np
+    from msrnn_bench.results import arrays
 
-    with np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False) as data:
-        return dict(data)
+    return arrays.unpacked(io.BytesIO(base64.b64decode(text)))

@@ -26,7 +26,9 @@ from typing import Any
 import psutil
 
 from msrnn_bench.errors import StorageError
+from msrnn_bench.redact import redacted
 from msrnn_bench.results.cells import Cell
+from msrnn_bench.results.guarded import contents, no_link
 
 PATIENCE = float(os.environ.get("MSRNN_BENCH_PATIENCE") or 60.0)  # seconds without a beat after which an owner counts as dead
 BEAT = PATIENCE / 12  # seconds between two beats
@@ -129,14 +131,14 @@ def lease(cell: Cell, on_loss: Callable[[], None] | None = None) -> Iterator[Lea
 
 def holders(folder: Path) -> dict[str, Holder]:
     """Who is at the cells of a results folder, by the cell's id; owners that are known to be gone left out."""
-    found = {path.name[1 : -len(path.suffix)]: read(path) for path in sorted((folder / "cells").glob(".*.lease"))}
+    found = {path.name[1 : -len(path.suffix)]: read(path) for path in sorted(no_link(folder / "cells").glob(".*.lease"))}
     return {identifier: holder for identifier, holder in found.items() if holder is not None and not holder.gone}
 
 
 def read(path: Path) -> Holder | None:
     """What a lease says; None where there is none, or one that cannot be read (yet)."""
     try:
-        said = json.loads(path.read_bytes()[:WIDTH])
+        said = json.loads(contents(path)[:WIDTH])
         return Holder(**{name: kind(said[name]) for name, kind in _FIELDS.items()})
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -161,7 +163,7 @@ def machine() -> str:
 def _ours(cell: Cell) -> Holder:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     born = psutil.Process().create_time()
-    return Holder(secrets.token_hex(8), platform.node(), machine(), os.getpid(), born, now, cell.task, cell.label[:80])
+    return Holder(secrets.token_hex(8), platform.node(), machine(), os.getpid(), born, now, cell.task, redacted(cell.label)[:80])
 
 
 def _line(holder: Holder) -> bytes:
@@ -186,7 +188,7 @@ def _make(path: Path, holder: Holder) -> bool:
 def _abandoned(path: Path) -> bool:
     """Whether the lease there was a dead owner's; then it is gone when this returns."""
     holder = read(path)
-    said: object = holder or path.exists()
+    said: object = holder or os.path.lexists(path)
     if not said:
         return True  # given back in between
     if holder is None or not holder.gone:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from msrnn_bench.redact import redacted, redacted_values
 from msrnn_bench.results.cells import Cell
 from msrnn_bench.results.files import write_atomically
+from msrnn_bench.results.guarded import contents, no_link
 
 
 @dataclass(frozen=True)
@@ -33,18 +35,18 @@ class Plan:
 
 def write_plan(folder: Path, command: Sequence[str], cells: Iterable[Cell]) -> None:
     """One file for the same cells, however often they are swept; StorageError where it cannot be written."""
-    listed = [{"id": cell.id, "task": cell.task, "label": cell.label} for cell in cells]
+    listed = [{"id": cell.id, "task": cell.task, "label": redacted(cell.label)} for cell in cells]
     name = hashlib.sha256(" ".join(sorted(cell["id"] for cell in listed)).encode()).hexdigest()[:16]
-    plan = {"command": list(command), "started": datetime.now(UTC).isoformat(timespec="seconds"), "cells": listed}
+    plan = {"command": redacted_values(command), "started": datetime.now(UTC).isoformat(timespec="seconds"), "cells": listed}
     write_atomically(folder / "cells" / f".plan-{name}.json", json.dumps(plan) + "\n")
 
 
 def plans(folder: Path) -> list[Plan]:
     """The plans of a results folder, the oldest first; one that cannot be read is none."""
     found = []
-    for path in sorted((folder / "cells").glob(".plan-*.json")):
+    for path in sorted(no_link(folder / "cells").glob(".plan-*.json")):
         try:
-            said = json.loads(path.read_text(encoding="utf-8"))
+            said = json.loads(contents(path))
             cells = tuple(Planned(str(c["id"]), str(c["task"]), str(c["label"])) for c in said["cells"])
             found.append(Plan(tuple(map(str, said["command"])), str(said["started"]), cells))
         except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -7,19 +7,18 @@ read once for all of them, the rest of all cells in one pass, and a text that st
 import contextlib
 import csv
 import io
-import logging
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from msrnn_bench.errors import UsageError
-from msrnn_bench.results.cells import COLUMN_TYPES, COLUMNS, LATER, RENAMED, SETTINGS, intact, read_manifest
+from msrnn_bench.results.cells import COLUMN_TYPES, COLUMNS, LATER, RENAMED, SETTINGS, intact, read_manifest, unfinished
+from msrnn_bench.results.guarded import contents, listed, opened, plain
+from msrnn_bench.results.shape import impossible
 
 if typing.TYPE_CHECKING:
     import pandas as pd
-
-log = logging.getLogger(__name__)
 
 OWN = COLUMNS[len(SETTINGS) :]  # what of a row is its own; the settings before it are the same in all rows of a cell
 _HEADER = ",".join(COLUMNS)
@@ -50,7 +49,7 @@ def read_cells(results_dir: Path, *others: Path) -> Cells:
 
     files, failures = [], []
     manifests: dict[str, dict[str, Any]] = {}
-    for path in [p for folder in (results_dir, *others) for p in sorted((folder / "cells").glob("[!.]*.json"))]:
+    for path in [path for folder in (results_dir, *others) for path in listed(folder, ".json")]:
         manifest = None if path.stem in manifests else read_manifest(path)
         if manifest is None:
             continue
@@ -61,7 +60,7 @@ def read_cells(results_dir: Path, *others: Path) -> Cells:
             files.append(_read(rows))
             manifests[path.stem] = {key: manifest[key] for key in TELLING if key in manifest}
         else:
-            log.warning("%s: its rows are %s: the cell counts as unfinished, its next run redoes it", path, _lacking(rows))
+            unfinished(path, "has beside it rows that are not those that were written" if plain(rows) else "has no file of rows")
     cells = _typed(SETTINGS, [file.settings for file in files], [file.path for file in files])
     warn_of_versions(cells, manifests)
     cells = tell_apart(cells, manifests).sort_values([*SETTINGS[1:], "variant", "cell"], kind="stable")
@@ -69,6 +68,8 @@ def read_cells(results_dir: Path, *others: Path) -> Cells:
     own = _typed(OWN, [row for file in files for row in file.rows], [file.path for file in files for _ in file.rows])
     shared = cells.loc[cells.index.repeat([len(file.rows) for file in files])].reset_index(drop=True)
     frame = pd.concat([shared[list(SETTINGS)], own, shared["variant"]], axis=1)
+    if odd := impossible(frame):
+        raise _misfit(next(file.path for file in files if file.path.stem == odd[0]), odd[1])
     return Cells(frame, [failure for failure in failures if failure["cell"] not in manifests])
 
 
@@ -82,14 +83,10 @@ def read_rows(path: Path) -> "pd.DataFrame":
     return pd.concat([settings, own], axis=1).assign(variant=pd.Series(pd.NA, dtype="str"))
 
 
-def _lacking(rows: Path) -> str:
-    return "not those that were written" if rows.is_file() else "missing"
-
-
 def _read(path: Path) -> _File:
     """The text of a cell's file, seen to have all fields of all rows."""
     try:
-        return _plain(path, path.read_bytes().decode("utf-8")) or _parsed(path)
+        return _plain(path, contents(path).decode("utf-8")) or _parsed(path)
     except (OSError, ValueError, csv.Error) as error:
         raise _misfit(path, f"not a table ({error})") from error
 
@@ -107,7 +104,7 @@ def _plain(path: Path, text: str) -> _File | None:
 
 def _parsed(path: Path) -> _File:
     """The same of any other file: of an older version, or with text that CSV has to quote."""
-    with path.open(encoding="utf-8", newline="") as file:
+    with io.TextIOWrapper(opened(path), encoding="utf-8", newline="") as file:
         header, *lines = csv.reader(file, strict=True)
     wanted = [column for column in COLUMNS if column in header or column not in LATER]
     if header != wanted:

@@ -18,6 +18,7 @@ from msrnn_bench.results import intervals
 from msrnn_bench.results.cells import COLUMN_TYPES, SETTINGS
 from msrnn_bench.results.files import write_atomically
 from msrnn_bench.results.reading import read_cells
+from msrnn_bench.results.spreadsheet import harmless
 from msrnn_bench.results.tidy import as_csv
 
 log = logging.getLogger(__name__)
@@ -57,8 +58,8 @@ SUMMARY_TYPES = {
 def collect(results_dir: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Write tidy.csv (every row) and summary.csv (every cell) from the finished and failed cells; return both."""
     rows, summary = tables(results_dir)
-    write_atomically(results_dir / "tidy.csv", as_csv(rows))
-    write_atomically(results_dir / "summary.csv", summary.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+    write_atomically(results_dir / "tidy.csv", as_csv(harmless(rows)))
+    write_atomically(results_dir / "summary.csv", harmless(summary).to_csv(index=False, lineterminator="\n", float_format="%.6g"))
     return rows, summary
 
 

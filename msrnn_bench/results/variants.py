@@ -96,9 +96,9 @@ def _texts(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Cell -> label, empty where all read the same text, be it more or less of it."""
     kinds: list[tuple[dict[str, Any], list[str], list[str]]] = []  # settings, hashes of the documents, cells
     for cell, manifest in sorted(manifests.items()):
-        given = manifest.get("config", {}).get("dataset", {})
+        given = manifest.get("config", {}).get("dataset") or {}
         cut = {key: given[key] for key in ("skip", "pack") if given.get(key)}
-        read = [entry["sha256"] for entry in manifest.get("dataset", {}).get("listed", [])]
+        read = [entry["sha256"] for entry in (manifest.get("dataset") or {}).get("listed", []) if "sha256" in entry]
         hashes = read or [str(manifest["settings"]["dataset"])]
         for settings, documents, cells in kinds:
             if settings == cut and (set(hashes) <= set(documents) or set(documents) <= set(hashes)):
@@ -149,7 +149,7 @@ def _tasks(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         task = {key: value for key, value in settings["task"].items() if key not in NO_VARIANT}
         found[cell] = {**task, "numerics": settings.get("numerics")}
         if "machine" in task:
-            devices[cell] = f"on {task['machine']['device']}"
+            devices[cell] = f"on {task['machine'].get('device')}"
     labels = _differences(found)
     return {cell: ", ".join(filter(None, [devices.get(cell), labels.get(cell)])) for cell in {**devices, **labels}}
 
@@ -174,8 +174,8 @@ def _shortened(hashes: Iterable[str]) -> list[str]:
     """The fewest first letters, at least LETTERS, that tell unlike ones apart."""
     hashes = list(hashes)
     cut: Callable[[int], list[str]] = lambda n: [text[:n] for text in hashes]  # noqa: E731
-    length = next(n for n in range(LETTERS, 65) if len(set(cut(n))) == len(set(hashes)))
-    return cut(length)
+    length = next((n for n in range(LETTERS, 65) if len(set(cut(n))) == len(set(hashes))), None)
+    return cut(length) if length else hashes
 
 
 def _hash(value: Any) -> str:

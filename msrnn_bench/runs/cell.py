@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from msrnn_bench.errors import UsageError
 from msrnn_bench.job import Job, Progress
 from msrnn_bench.results.cells import Cell, cell_id, finished, read_manifest
+from msrnn_bench.results.guarded import RefusedError, opened
 from msrnn_bench.runs.build import build_once, build_policy
 from msrnn_bench.runs.identity import Parts, columns, recorded, settings, topline
 from msrnn_bench.runs.values import check_values
@@ -71,9 +72,9 @@ class Prepared:
     def _tokens_kept(self) -> bool:
         """Whether the losses are in the file of arrays, which may hold others alone."""
         try:
-            with ZipFile(self.tokens_file) as file:
-                return "nll.npy" in file.namelist()
-        except (FileNotFoundError, BadZipFile):
+            with opened(self.tokens_file) as file:
+                return "nll.npy" in ZipFile(file).namelist()
+        except (FileNotFoundError, BadZipFile, RefusedError):
             return False
 
 

@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from msrnn_bench.errors import NotHereError, looking
 from msrnn_bench.job import Job, Work
-from msrnn_bench.results.cells import Cell, finished
+from msrnn_bench.results.cells import Cell, finished, read_manifest
+from msrnn_bench.results.guarded import listed
 from msrnn_bench.results.reading import read_cells
 from msrnn_bench.runs.build import build_once, build_policy
 from msrnn_bench.runs.cell import prepare
@@ -115,10 +116,10 @@ def _facts(model: Any, shared: dict[Any, Any]) -> Any:
 def _recorded(folder: Path) -> dict[str, Path]:
     """The configurations of the finished cells of a folder, and their manifests."""
     found = {}
-    for manifest in sorted((folder / "cells").glob("[!.]*.json")):
-        if finished(Cell(folder, "", "", manifest.stem)):
-            config = json.loads(manifest.read_text(encoding="utf-8")).get("config", {})
-            found[json.dumps(_science(config), sort_keys=True, default=str)] = manifest
+    for path in listed(folder, ".json"):
+        if finished(Cell(folder, "", "", path.stem)):
+            config = (read_manifest(path) or {}).get("config", {})
+            found[json.dumps(_science(config), sort_keys=True, default=str)] = path
     return found
 
 
@@ -159,4 +160,4 @@ def rate(folder: Path, task: str, model: str, dtype: str, context: int) -> Rate 
 
 
 def _seconds(manifest: Path) -> float:
-    return float(json.loads(manifest.read_text(encoding="utf-8")).get("seconds") or 0)
+    return float((read_manifest(manifest) or {}).get("seconds") or 0)
