@@ -118,12 +118,14 @@ def _canonical(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of the grid and its two files; `label` is for people and in no path."""
+    """One point of the grid and its two files; `label` is for people and in no path. A `shard` (i, n) is the i-th part of n,
+    counted from 0: its lease and its journal are its own, all else is the cell's."""
 
     results_dir: Path
     task: str
     label: str
     id: str
+    shard: tuple[int, int] | None = None
 
     @property
     def csv(self) -> Path:
@@ -135,11 +137,20 @@ class Cell:
 
     @property
     def lease(self) -> Path:
-        return self.results_dir / "cells" / f".{self.id}.lease"
+        return self.results_dir / "cells" / f".{self._part}.lease"
 
     @property
     def journal(self) -> Path:
-        return self.results_dir / "cells" / f"{self.id}.jsonl"
+        return self.results_dir / "cells" / (f"{self.id}.jsonl" if self.shard is None else f".{self._part}.jsonl")
+
+    @property
+    def told(self) -> str:
+        """The label, and which part of the cell."""
+        return self.label if self.shard is None else f"{self.label}, part {self.shard[0] + 1} of {self.shard[1]}"
+
+    @property
+    def _part(self) -> str:
+        return self.id if self.shard is None else f"{self.id}.shard-{self.shard[0] + 1}-of-{self.shard[1]}"
 
 
 def finished(cell: Cell) -> bool:

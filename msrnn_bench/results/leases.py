@@ -161,7 +161,7 @@ def machine() -> str:
 def _ours(cell: Cell) -> Holder:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     born = psutil.Process().create_time()
-    return Holder(secrets.token_hex(8), platform.node(), machine(), os.getpid(), born, now, cell.task, cell.label[:80])
+    return Holder(secrets.token_hex(8), platform.node(), machine(), os.getpid(), born, now, cell.task, cell.told[:80])
 
 
 def _line(holder: Holder) -> bytes:

@@ -83,7 +83,7 @@ def _judge(cell: Prepared | None, code: int, deaths: int, memory: bool) -> None:
         if deaths >= DEATHS:
             raise RuntimeError(f"{deaths} processes ended before they were at a cell, the last with {name}")
         return
-    label = cell.cell.label
+    label = cell.cell.told
     if memory and code == -signal.SIGKILL:
         reason = f"the kernel ended its process for lack of memory: fewer workers, or {LESS_MEMORY}"
     elif deaths >= DEATHS:
