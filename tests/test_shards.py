@@ -38,14 +38,14 @@ CASES = {
     "perplexity": [*TEXT, "keep_tokens=true"],
     "retention": [*TEXT, "task.classes=[char]"],
     "extrapolation": [*TEXT, "context=null", "task.every=32"],
-    "stories": ["context=96", "task.stories=5", "task.new_tokens=8", "task.batch=2", "task.judge=local"],
+    "stories": ["context=400", "task.stories=5", "task.new_tokens=8", "task.batch=2", "task.judge=local"],
     "retrieval": [
         *TEXT, "context=256", "task.lengths=[120,200]", "task.depths=[0,1]", "task.examples=3", "task.new_tokens=4",
         "task.needle=true",
     ],
     "squality": ["dataset.path=stories.jsonl", "context=256", "task.new_tokens=8", "task.batch=2", "task.questions=null"],
     "qasper": ["dataset.path=papers.jsonl", "context=256", "task.new_tokens=4", "task.batch=1"],
-    "lm_eval": ["context=256", "task.include_path=tasks", "task.tasks=[chosen,rolling,written]", "task.batch_size=2"],
+    "lm_eval": ["context=256", "task.include_path=tasks", "task.tasks=[chosen,rolling,written]", "task.batch_size=2", "task.num_fewshot=1"],
 }  # fmt: skip
 TIMED = ["seconds", "tokens_per_second", "peak_bytes"]
 
@@ -196,7 +196,7 @@ def test_every_task_that_shares_is_tried_here():
 def test_the_rows_of_several_are_those_of_one(tmp_path, task):
     """Bit for bit, the last bits of sums included; also with more parts than there are documents."""
     one = run(tmp_path / "1", task)
-    assert len(rows(one)) > DOCUMENTS - 1
+    assert one.done, one.failure
     for shards in (2, 3, 16):
         same(run(tmp_path / str(shards), task, shards=shards), one)
 

@@ -14,7 +14,7 @@ import secrets
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,11 @@ class Cell:
     @property
     def journal(self) -> Path:
         return self.results_dir / "cells" / (f"{self.id}.jsonl" if self.shard is None else f".{self._part}.jsonl")
+
+    @property
+    def whole(self) -> "Cell":
+        """The cell that it is a part of."""
+        return replace(self, shard=None)
 
     @property
     def told(self) -> str:

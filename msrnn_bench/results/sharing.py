@@ -38,11 +38,10 @@ def ended(shard: Cell, run: str | None = None) -> bool:
 def earlier(cell: Cell, run: str | None = None) -> tuple[Path, ...]:
     """The journals, but for its own, that may have what the cell or the part wants: whole ones and parts', by however many the
     cell was shared then; with `run`, of the parts that came to their end in that run."""
-    whole = replace(cell, shard=None)
     if run is not None:
-        found = [part.journal for part in _parts(whole, "jsonl") if ended(part, run)]
+        found = [part.journal for part in _parts(cell, "jsonl") if ended(part, run)]
     else:
-        found = [whole.journal, *(part.journal for part in _parts(whole, "jsonl"))]
+        found = [cell.whole.journal, *(part.journal for part in _parts(cell, "jsonl"))]
     return tuple(path for path in found if path != cell.journal)
 
 
@@ -60,9 +59,9 @@ def forget(cell: Cell) -> None:
 def alone(cell: Cell) -> bool:
     """Whether no other process measures the cell in another way: whole where we share it, or shared by another number. Asked
     with the own lease in hand, so that of two who ask at once at least one sees the other."""
-    whole, ours = replace(cell, shard=None), cell.shard and cell.shard[1]
-    others = [part for part in _parts(whole, "lease") if part.shard and part.shard[1] != ours and not ended(part)]
-    return all(_free(other) for other in ([whole, *others] if ours else others) if other.lease.exists())
+    ours = cell.shard and cell.shard[1]
+    others = [part for part in _parts(cell, "lease") if part.shard and part.shard[1] != ours and not ended(part)]
+    return all(_free(other) for other in ([cell.whole, *others] if ours else others) if other.lease.exists())
 
 
 def _free(cell: Cell) -> bool:

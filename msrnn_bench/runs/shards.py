@@ -21,7 +21,7 @@ def expand(cells: Sequence[Prepared]) -> list[Prepared]:
 
 def whole(part: Prepared) -> Prepared:
     """The cell that it is a part of."""
-    return replace(part, cell=replace(part.cell, shard=None))
+    return replace(part, cell=part.cell.whole)
 
 
 def measured(part: Prepared) -> bool:

@@ -65,9 +65,10 @@ def run(cells: Sequence[Prepared], count: int) -> int:
 def _at(cells: Sequence[Prepared], pid: int) -> Prepared | None:
     """The cell that a process of ours was at when it died."""
     for cell in cells:
-        holder = read(cell.cell.lease)
-        if holder is not None and holder.here and holder.pid == pid:
-            return cell
+        for lease in dict.fromkeys((cell.cell.lease, cell.cell.whole.lease)):  # of a part, and of a cell being put together
+            holder = read(lease)
+            if holder is not None and holder.here and holder.pid == pid:
+                return cell
     return None
 
 

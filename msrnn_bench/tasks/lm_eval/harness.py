@@ -122,6 +122,8 @@ class Harness:
         key = ("lm_eval", wanted, tuple(self.settings()["files"].items()))
         if key not in job.shared:
             job.shared[key] = found.build(wanted)
+        for subtask in job.shared[key]:  # which examples are shown is drawn anew for each cell, as if it were the only one
+            subtask.task.set_fewshot_seed(seed=found.SEED + job.seed)
         return job.shared[key]
 
 
