@@ -252,6 +252,12 @@ def test_the_seconds_are_those_of_all_parts(tmp_path):
     assert 1000 < json.loads(one.cell.manifest.read_text())["seconds"] < 1100
 
 
+def test_run_measures_all_parts_itself(tmp_path, capsys):
+    given = ["task=perplexity", "model=local", f"model.path={TINY_MODEL}", "cache=16", "policy=random", *CASES["perplexity"]]
+    assert main(["run", *given, f"results_dir={tmp_path}", "shards=3"]) == 0
+    assert "perplexity" in capsys.readouterr().out and cell(tmp_path).done
+
+
 def test_of_a_part_one_process_and_of_a_cell_one_way(tmp_path, counted, alone):
     one = cell(tmp_path, shards=2)
     (first, second), (other, *_), progress = expand([one]), expand([cell(tmp_path, shards=3)]), CellProgress(1)

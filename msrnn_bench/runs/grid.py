@@ -87,7 +87,7 @@ def _run_one(cell: Prepared, progress: CellProgress) -> int:
     done = cell.done
     if not done:
         with progress:
-            while any(measure_part(part, progress, single=True) == "busy" for part in expand([cell])):
+            while [measure_part(part, progress, single=True) for part in expand([cell])][-1] == "busy":
                 if cell.config["shards"] == 1:
                     raise UsageError(f"{cell.cell.label} is being measured by another process; wait for it")
                 time.sleep(LOOK)
