@@ -119,7 +119,8 @@ def told(one) -> dict:
     """The manifest but for when, where and by how many."""
     manifest = json.loads(one.cell.manifest.read_text())
     config = {key: value for key, value in manifest["config"].items() if key not in ("shards", "results_dir")}
-    return {**manifest, "config": config, "seconds": manifest["seconds"] > 0, "finished": "", "run": "", "machine": ""}
+    vary = dict.fromkeys(("finished", "run", "machine", "rows_sha256"))
+    return {**manifest, **vary, "config": config, "seconds": manifest["seconds"] > 0}
 
 
 def same(one, other) -> None:
