@@ -45,7 +45,10 @@ CASES = {
     ],
     "squality": ["dataset.path=stories.jsonl", "context=256", "task.new_tokens=8", "task.batch=2", "task.questions=null"],
     "qasper": ["dataset.path=papers.jsonl", "context=256", "task.new_tokens=4", "task.batch=1"],
-    "lm_eval": ["context=512", "task.include_path=tasks", "task.tasks=[chosen,rolling,written]", "task.batch_size=2", "task.num_fewshot=1"],
+    "lm_eval": [
+        "context=512", "task.include_path=tasks", "task.tasks=[chosen,rolling,written]", "task.batch_size=2",
+        "task.num_fewshot=1",
+    ],
 }  # fmt: skip
 TIMED = ["seconds", "tokens_per_second", "peak_bytes"]
 

@@ -127,6 +127,11 @@ def lease(cell: Cell, on_loss: Callable[[], None] | None = None) -> Iterator[Lea
         held.give_back()
 
 
+def free(cell: Cell) -> bool:
+    """Whether nobody is at a cell. A dead owner's lease is cleared away; where only its beat can tell, after some asking."""
+    return not cell.lease.exists() or _abandoned(cell.lease)
+
+
 def holders(folder: Path) -> dict[str, Holder]:
     """Who is at the cells of a results folder, by the cell's id; owners that are known to be gone left out."""
     found = {path.name[1 : -len(path.suffix)]: read(path) for path in sorted((folder / "cells").glob(".*.lease"))}

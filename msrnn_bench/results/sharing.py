@@ -13,7 +13,7 @@ from typing import Any
 
 from msrnn_bench.results.cells import Cell
 from msrnn_bench.results.journal import Journal
-from msrnn_bench.results.leases import lease
+from msrnn_bench.results.leases import free
 
 END = ""  # the key of a part's last record, which no document has
 _LAST = 256  # bytes that have that record
@@ -61,12 +61,7 @@ def alone(cell: Cell) -> bool:
     with the own lease in hand, so that of two who ask at once at least one sees the other."""
     ours = cell.shard and cell.shard[1]
     others = [part for part in _parts(cell, "lease") if part.shard and part.shard[1] != ours and not ended(part)]
-    return all(_free(other) for other in ([cell.whole, *others] if ours else others) if other.lease.exists())
-
-
-def _free(cell: Cell) -> bool:
-    with lease(cell) as held:
-        return held is not None
+    return all(map(free, [cell.whole, *others] if ours else others))
 
 
 def _parts(cell: Cell, suffix: str) -> Iterator[Cell]:
