@@ -33,6 +33,7 @@ def measure(cells: Sequence[Prepared], progress: CellProgress) -> None:
             for number, cell in enumerate(cells, start=1):
                 if not _settled(cell) and measure_part(cell, progress, number) == "busy":
                     busy.append(cell)
+            busy = [cell for cell in busy if not _settled(cell)]  # a cell's first part is busy until its last one is done
             if not busy:
                 return
             if not waits:
