@@ -24,9 +24,9 @@ TIMED = ["seconds", "tokens_per_second", "peak_bytes"]
 
 
 def measure(folder: Path, way: str, settings: list[str]) -> tuple[float, pd.DataFrame]:
-    """Seconds of the command, and the rows but for times and memory. `sweep` in every way, for `run` prints more at its end."""
+    """Seconds of the command, and the rows but for times and memory. `run -m` in every way, whose end is the same for all."""
     given = list({setting.partition("=")[0]: setting for setting in [*CELL, *settings, *WAYS[way]]}.values())
-    command = [sys.executable, "-m", "msrnn_bench.cli.main", "sweep", *given, f"results_dir={folder}"]
+    command = [sys.executable, "-m", "msrnn_bench.cli.main", "run", "-m", *given, f"results_dir={folder}"]
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} if way == "thread" else {}
     begin = time.perf_counter()
     subprocess.run(command, env={**os.environ, **threads}, check=True, stdout=subprocess.DEVNULL)

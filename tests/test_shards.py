@@ -347,7 +347,7 @@ def test_batches_stay_whole(tmp_path, monkeypatch):
 def test_workers_share_a_cell_and_a_killed_sweep_goes_on(tmp_path, alone):
     """Real processes: two workers on the parts of one cell, the sweep killed at some moment, then the rest in three parts."""
     given = [
-        "sweep", "task=perplexity", "model=local", f"model.path={TINY_MODEL}", "device=cpu", "policy=random", "cache=16",
+        "run", "-m", "task=perplexity", "model=local", f"model.path={TINY_MODEL}", "device=cpu", "policy=random", "cache=16",
         f"results_dir={tmp_path}", *CASES["perplexity"],
     ]  # fmt: skip
     command = [sys.executable, "-m", "msrnn_bench.cli.main", *given, "shards=2", "workers=2"]
