@@ -51,9 +51,11 @@ def seconds(journals: Sequence[Path]) -> float:
 
 
 def forget(cell: Cell) -> None:
-    """Remove the parts' journals, once the cell has all of them."""
+    """Remove the parts' journals, once the cell has all of them, and the leases that dead processes left."""
     for part in _parts(cell, "jsonl"):
         part.journal.unlink(missing_ok=True)
+    for part in _parts(cell, "lease"):
+        free(part)
 
 
 def alone(cell: Cell) -> bool:
