@@ -42,7 +42,9 @@ class Work:
 
 class Task(Protocol):
     """One kind of measurement: a job becomes rows. `template` is the row column of that name. A task that cuts no chunks has
-    `context(context, tokens) -> int` besides: from the two settings, how many tokens it reads at once (the column)."""
+    `context(context, tokens) -> int` besides: from the two settings, how many tokens it reads at once (the column). One whose
+    cells several processes may share says `shares = True`: it puts each part that is `job.mine` into the journal, leaves the
+    others alone, and has rows of what it put there or, where nothing is shared, of all."""
 
     name: str
     template: str | None
@@ -61,8 +63,8 @@ class Task(Protocol):
 class Job:
     """`columns` are the row columns that are the same in all of the cell's rows; `cache` is None for the full model;
     `keep(name, array)`, where keep_tokens asks for it, and `store(name, array)`, always, put an array beside the rows.
-    `journal` is the file of what a cell has done so far, `topline` that of the full model's cell of the same settings; see
-    journal.py."""
+    `journal` is the file of what a cell has done so far, `earlier` others of the same cell, `topline` that of the full model's
+    cell of the same settings; see journal.py. `share` is (i, n) where n processes measure one cell's documents: see `mine`."""
 
     columns: dict[str, Any]
     policy: Policy
@@ -83,7 +85,14 @@ class Job:
     topline: Path
     keep: Callable[[str, Any], None] | None = None
     store: Callable[[str, Any], None] | None = None
+    earlier: tuple[Path, ...] = ()
+    share: tuple[int, int] | None = None
     shared: dict[Any, Any] = field(default_factory=dict)  # what the cells of one process need not make twice
+
+    def mine(self, number: int) -> bool:
+        """Whether this process is to measure the cell's part of that number, counted from 0. A part is what is computed
+        together, a document or a batch: torn apart it would come out otherwise in the last bits."""
+        return self.share is None or number % self.share[1] == self.share[0]
 
 
 def load(job: Job) -> Loaded:

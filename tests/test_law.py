@@ -113,6 +113,7 @@ OTHERWISE = {  # for a task alone
 ONE_VALUE = {  # others are refused
     *((task, "prefill") for task in ("perplexity", "retention", "extrapolation", "efficiency", "equivalence")),
     ("extrapolation", "context"), ("lm_eval", "dataset.bos"), ("efficiency", "workers"), ("equivalence", "positions"),
+    ("efficiency", "shards"), ("equivalence", "shards"),
 }  # fmt: skip
 PROMPTS = {"retrieval": "{document} {question}", "squality": "{document} {question}", "qasper": "{document} {question}"}
 

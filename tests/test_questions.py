@@ -368,8 +368,8 @@ def test_a_killed_run_goes_on_from_its_journal(here, monkeypatch, capsys):
     before = predictions()
     with monkeypatch.context() as patch:
         calls = captured(patch)
-        assert run("task.questions=null") == 0
-    assert [[one.document for one in batch] for batch in calls] == [[zlib.crc32(b"s2")]], "a batch is no part of what a cell is"
+        assert run("task.questions=null", "task.batch=2") == 0
+    assert [[one.document for one in batch] for batch in calls] == [[zlib.crc32(b"s2")] * 2], "a batch is answered whole"
     after = predictions()
     assert {key: after[key] for key in before} == before and set(after) - set(before) == {"s2/2"}
     assert run("task.questions=null", "results_dir=whole") == 0

@@ -14,7 +14,7 @@ import secrets
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -124,12 +124,14 @@ def _canonical(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of the grid and its two files; `label` is for people and in no path."""
+    """One point of the grid and its two files; `label` is for people and in no path. A `shard` (i, n) is the i-th part of n,
+    counted from 0: its lease and its journal are its own, all else is the cell's."""
 
     results_dir: Path
     task: str
     label: str
     id: str
+    shard: tuple[int, int] | None = None
 
     @property
     def csv(self) -> Path:
@@ -141,11 +143,25 @@ class Cell:
 
     @property
     def lease(self) -> Path:
-        return self.results_dir / "cells" / f".{self.id}.lease"
+        return self.results_dir / "cells" / f".{self._part}.lease"
 
     @property
     def journal(self) -> Path:
-        return self.results_dir / "cells" / f"{self.id}.jsonl"
+        return self.results_dir / "cells" / (f"{self.id}.jsonl" if self.shard is None else f".{self._part}.jsonl")
+
+    @property
+    def whole(self) -> "Cell":
+        """The cell that it is a part of."""
+        return replace(self, shard=None)
+
+    @property
+    def told(self) -> str:
+        """The label, and which part of the cell."""
+        return self.label if self.shard is None else f"{self.label}, part {self.shard[0] + 1} of {self.shard[1]}"
+
+    @property
+    def _part(self) -> str:
+        return self.id if self.shard is None else f"{self.id}.shard-{self.shard[0] + 1}-of-{self.shard[1]}"
 
 
 def finished(cell: Cell) -> bool:

@@ -9,7 +9,7 @@ import base64
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,33 +22,24 @@ if TYPE_CHECKING:
 
 
 class Journal:
-    """Records by key, in `path` (JSON lines). A line is there whole or, after a kill in the middle of it, ignored."""
+    """Records by key, in `path` (JSON lines). A line is there whole or, after a kill in the middle of it, ignored.
 
-    def __init__(self, path: Path) -> None:
+    `earlier`: other journals of the same cell, the first before the next; what is asked for and stands in one of them is taken
+    over, so that `path` has all that was asked for, in that order. They are only read."""
+
+    def __init__(self, path: Path, earlier: Sequence[Path] = ()) -> None:
         self.path = path
-        self.records: dict[str, dict[str, Any]] = {}
-        self.whole = 0  # bytes up to the end of the last whole line
-        try:
-            content = contents(path)
-        except FileNotFoundError:
-            return
-        except RefusedError as error:
-            raise UsageError(f"{name_of(path)} {error}: delete it and run the cell again") from error
-        except OSError as error:
-            raise StorageError(f"cannot read {path} ({error.strerror}): check the folder's permissions") from error
-        for line in content.splitlines(keepends=True):
-            try:
-                record = json.loads(line) if line.endswith(b"\n") else None
-            except (ValueError, RecursionError):
-                record = None
-            if not isinstance(record, dict) or not isinstance(record.get("key"), str):
-                break
-            self.records[record.pop("key")] = record
-            self.whole += len(line)
+        self.records, self.whole = _read(path)
+        self.earlier: dict[str, dict[str, Any]] = {}
+        for other in reversed(earlier):
+            self.earlier |= _read(other)[0]
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The record of that key, or None where it is still to be made."""
-        return self.records.get(redacted(key))
+        key = redacted(key)
+        if key not in self.records and key in self.earlier:
+            return self.add(key, self.earlier.pop(key))
+        return self.records.get(key)
 
     def add(self, key: str, record: dict[str, Any]) -> dict[str, Any]:
         """Write a record; it is on the disk when this returns. Returns it as it would be read back."""
@@ -69,6 +60,30 @@ class Journal:
         self.whole += len(line.encode())
         self.records[key] = {k: v for k, v in json.loads(line).items() if k != "key"}
         return self.records[key]
+
+
+def _read(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """The records of a file, and its bytes up to the end of the last whole line."""
+    records: dict[str, dict[str, Any]] = {}
+    whole = 0
+    try:
+        content = contents(path)
+    except FileNotFoundError:
+        return records, whole
+    except RefusedError as error:
+        raise UsageError(f"{name_of(path)} {error}: delete it and run the cell again") from error
+    except OSError as error:
+        raise StorageError(f"cannot read {path} ({error.strerror}): check the folder's permissions") from error
+    for line in content.splitlines(keepends=True):
+        try:
+            record = json.loads(line) if line.endswith(b"\n") else None
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict) or not isinstance(record.get("key"), str):
+            break
+        records[record.pop("key")] = record
+        whole += len(line)
+    return records, whole
 
 
 def packed(arrays: Mapping[str, np.ndarray]) -> str:

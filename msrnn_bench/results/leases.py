@@ -129,6 +129,11 @@ def lease(cell: Cell, on_loss: Callable[[], None] | None = None) -> Iterator[Lea
         held.give_back()
 
 
+def free(cell: Cell) -> bool:
+    """Whether nobody is at a cell. A dead owner's lease is cleared away; where only its beat can tell, after some asking."""
+    return not cell.lease.exists() or _abandoned(cell.lease)
+
+
 def holders(folder: Path) -> dict[str, Holder]:
     """Who is at the cells of a results folder, by the cell's id; owners that are known to be gone left out."""
     found = {path.name[1 : -len(path.suffix)]: read(path) for path in sorted(no_link(folder / "cells").glob(".*.lease"))}
@@ -163,7 +168,7 @@ def machine() -> str:
 def _ours(cell: Cell) -> Holder:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     born = psutil.Process().create_time()
-    return Holder(secrets.token_hex(8), platform.node(), machine(), os.getpid(), born, now, cell.task, redacted(cell.label)[:80])
+    return Holder(secrets.token_hex(8), platform.node(), machine(), os.getpid(), born, now, cell.task, redacted(cell.told)[:80])
 
 
 def _line(holder: Holder) -> bytes:

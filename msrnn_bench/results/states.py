@@ -55,6 +55,9 @@ class Look:
         known |= manifests
         for cell, holder in holders(self.folder).items():
             if (silence := self._silence(cell, holder)) < PATIENCE:
+                whole = cell.partition(".")[0]  # of a shared cell each part that is at work is listed
+                if whole in known and known[whole].state in ("missing", "unfinished"):
+                    del known[whole]
                 known[cell] = State(cell, "running", holder.task, holder.label, holder=holder, silence=silence)
         return sorted(known.values(), key=lambda one: (STATES.index(one.state), _read_aloud(one.label), one.id))
 

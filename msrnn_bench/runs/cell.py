@@ -97,6 +97,9 @@ def prepare(config: DictConfig, overrides: list[str], progress: Progress, shared
         raise UsageError(f"keep_tokens keeps every token's loss, which task={task.name} does not measure: leave it false")
     if config.workers > 1 and getattr(task, "timed", False):
         raise UsageError(f"task={task.name} measures time, and several processes slow each other down: set workers=1")
+    if config.shards > 1 and not getattr(task, "shares", False):
+        why = "measures time" if getattr(task, "timed", False) else "does not write down each document's numbers"
+        raise UsageError(f"task={task.name} {why}, so one process measures a cell: set shards=1")
     plain: Any = OmegaConf.to_container(config, resolve=True)
     cell = Cell(folder, task.name, _label(parts), identifier)
     made = Prepared(cell, job, task, plain, known, config.force, config.keep_tokens, config.retry)

@@ -15,7 +15,7 @@ from msrnn_bench.runs.compose import GROUPS, choices, compose_one, config_dir
 from msrnn_bench.runs.overrides import quoted
 
 _CHOSEN = tuple(group for group in GROUPS if group != "experiment")
-_NO_MATTER = ("workers", "force")  # how a run is made, not what it measures
+_NO_MATTER = ("workers", "shards", "force")  # how a run is made, not what it measures
 
 
 def command(config: Mapping[str, Any], changes: Mapping[str, str]) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import time
 import traceback
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from msrnn_bench.job import Job
+from msrnn_bench.results import sharing
 from msrnn_bench.results.cells import check_writable, write, write_failure
 from msrnn_bench.results.files import write_atomically
 from msrnn_bench.results.provenance import git, machine, versions
@@ -17,22 +19,29 @@ from msrnn_bench.runs.cell import Prepared, this_run
 
 
 def execute(prepared: Prepared) -> None:
-    """Measure and write. Whatever goes wrong is raised, and leaves nothing but the journal."""
-    cell, job = prepared.cell, prepared.job
+    """Measure and write; a part of a cell has a journal alone. Whatever goes wrong is raised, and leaves nothing but that."""
+    cell = prepared.cell
     check_writable(cell.results_dir)
-    if prepared.force:
+    if prepared.force and not sharing.ended(cell, this_run()):
         cell.journal.unlink(missing_ok=True)
     arrays: dict[str, Any] = {}
-    object.__setattr__(job, "store", arrays.__setitem__)
-    if prepared.keep_tokens:
-        object.__setattr__(job, "keep", arrays.__setitem__)
+    earlier = sharing.earlier(cell, this_run() if prepared.force else None)
+    job = replace(
+        prepared.job, journal=cell.journal, earlier=earlier, share=cell.shard, store=arrays.__setitem__,
+        keep=arrays.__setitem__ if prepared.keep_tokens else None,
+    )  # fmt: skip
     begin = time.perf_counter()
     rows = list(prepared.task.rows(job))
+    seconds = time.perf_counter() - begin
+    if cell.shard is not None:
+        sharing.end(cell, seconds, this_run())
+        return
     if arrays:
         _write_arrays(prepared.tokens_file, arrays)
-    write(cell, rows, {**_manifest(prepared), "seconds": round(time.perf_counter() - begin, 3)})
+    write(cell, rows, {**_manifest(prepared), "seconds": round(seconds + sharing.seconds(earlier), 3)})
     if not getattr(prepared.task, "keeps_journal", True):
         cell.journal.unlink(missing_ok=True)
+    sharing.forget(cell)
 
 
 def record_failure(prepared: Prepared, error: BaseException, reason: str) -> None:

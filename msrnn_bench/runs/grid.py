@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from msrnn_bench.errors import UsageError
@@ -12,8 +13,9 @@ from msrnn_bench.results.plans import write_plan
 from msrnn_bench.runs import dry, slots
 from msrnn_bench.runs.cell import Prepared, begin_run, prepare
 from msrnn_bench.runs.compose import compose_grid, compose_one
-from msrnn_bench.runs.measure import measure, measure_one
+from msrnn_bench.runs.measure import LOOK, measure, measure_part
 from msrnn_bench.runs.progress import WORKER, CellProgress
+from msrnn_bench.runs.shards import expand
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,16 +36,16 @@ def run(overrides: list[str], *, experiment_grid: bool, single: bool) -> int:
     if single:
         return _run_one(cells[0], progress)
     if WORKER in os.environ:
-        measure(cells, progress)
+        measure(expand(cells), progress)
         return 0  # what failed stands in the manifests, and the parent reads them
     open_ = announce(cells)
-    workers = min(points[0][1].workers, len(open_))
+    workers = min(points[0][1].workers, len(expand(open_)))
     if workers > 1:
-        code = slots.run(cells, workers)
+        code = slots.run(expand(cells), workers)
         if code:
             return code
     elif open_:
-        measure(cells, progress)
+        measure(expand(cells), progress)
     return close(cells)
 
 
@@ -89,8 +91,10 @@ def _run_one(cell: Prepared, progress: CellProgress) -> int:
     done = cell.done
     if not done:
         with progress:
-            if measure_one(cell, progress, single=True) == "busy":
-                raise UsageError(f"{cell.cell.label} is being measured by another process; wait for it")
+            while [measure_part(part, progress, single=True) for part in expand([cell])][-1] == "busy":
+                if cell.config["shards"] == 1:
+                    raise UsageError(f"{cell.cell.label} is being measured by another process; wait for it")
+                time.sleep(LOOK)
     _show(cell, skipped=done)
     return 0
 

@@ -36,10 +36,12 @@ def main(flags: list[str], overrides: list[str]) -> int:
 def _job(config: DictConfig) -> None:
     """One cell, in whatever process the launcher started."""
     from msrnn_bench.runs.cell import prepare
-    from msrnn_bench.runs.measure import measure_one
+    from msrnn_bench.runs.measure import measure_part
+    from msrnn_bench.runs.shards import expand
 
     overrides = list(HydraConfig.get().overrides.task)
     with CellProgress(1) as progress:
         cell = prepare(config, overrides, progress, {})
         if not cell.done and cell.failure is None:
-            measure_one(cell, progress)
+            for part in expand([cell]):
+                measure_part(part, progress)

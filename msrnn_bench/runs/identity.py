@@ -20,6 +20,7 @@ SPEED = {
     "device",
     "device_map",
     "workers",
+    "shards",
     "batch",
     "batch_size",
     "chunk",

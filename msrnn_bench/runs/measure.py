@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 from msrnn_bench.errors import LESS_MEMORY, StorageError, UsageError, one_line, out_of_memory
+from msrnn_bench.results import sharing
 from msrnn_bench.results.leases import holders, lease
 from msrnn_bench.runs.cell import Prepared
 from msrnn_bench.runs.execute import execute, record_failure
 from msrnn_bench.runs.progress import CellProgress
+from msrnn_bench.runs.shards import all_measured, measured, whole
 
 Outcome = Literal["done", "failed", "busy"]
 LOOK = 2.0  # seconds between two looks at cells that other processes are at
@@ -21,6 +23,7 @@ LOOK = 2.0  # seconds between two looks at cells that other processes are at
 
 def measure(cells: Sequence[Prepared], progress: CellProgress) -> None:
     """Measure what is neither finished nor failed, and wait for what others are at: one that dies leaves its cell to us."""
+    progress.cells = len(cells)
     progress.remaining = lambda: sum(not _settled(cell) for cell in cells)
     progress.at_first = (time.monotonic(), progress.remaining())
     waits = False
@@ -28,8 +31,9 @@ def measure(cells: Sequence[Prepared], progress: CellProgress) -> None:
         while True:
             busy = []
             for number, cell in enumerate(cells, start=1):
-                if not _settled(cell) and measure_one(cell, progress, number) == "busy":
+                if not _settled(cell) and measure_part(cell, progress, number) == "busy":
                     busy.append(cell)
+            busy = [cell for cell in busy if not _settled(cell)]  # a cell's first part is busy until its last one is done
             if not busy:
                 return
             if not waits:
@@ -38,17 +42,29 @@ def measure(cells: Sequence[Prepared], progress: CellProgress) -> None:
             time.sleep(LOOK)
 
 
+def measure_part(part: Prepared, progress: CellProgress, number: int = 1, *, single: bool = False) -> Outcome:
+    """As `measure_one`, of a part of a cell; and if it was the last one then of the cell, which is busy until then."""
+    if part.cell.shard is None:
+        return measure_one(part, progress, number, single=single)
+    if not measured(part) and (outcome := measure_one(part, progress, number, single=single)) != "done":
+        return outcome
+    if part.done:
+        sharing.forget(part.cell)  # another way was faster
+        return "done"
+    return measure_one(whole(part), progress, number, single=single) if all_measured(part) else "busy"
+
+
 def measure_one(cell: Prepared, progress: CellProgress, number: int = 1, *, single: bool = False) -> Outcome:
     """Measure a cell if no other process is at it. What goes wrong is the cell's failure and stands in its manifest, unless it
     is the storage's (StorageError is raised), or the cell is a `single` one, whose errors are all raised."""
     with lease(cell.cell, on_loss=_thread.interrupt_main) as held:
-        if held is None:
+        if held is None or not sharing.alone(cell.cell):
             return "busy"
         if cell.done:
             return "done"
         if cell.failure is not None and not single:
             return "failed"
-        progress.cell(number, cell.cell.label, held.tell)
+        progress.cell(number, cell.cell.told, held.tell)
         try:
             execute(cell)
         except StorageError:
@@ -96,6 +112,7 @@ def _let_go(cell: Prepared, error: Exception) -> None:
 
 def _others(busy: Sequence[Prepared]) -> str:
     """Whom we wait for."""
-    found = [holders(cell.cell.results_dir).get(cell.cell.id) for cell in busy[:1]]
-    who = [f"process {holder.pid} on {holder.host}" for holder in found if holder is not None]
-    return f"{len(busy)} cells in the hands of other processes" + (f" ({who[0]}, for one)" if who else "")
+    first, cells = busy[0].cell, {cell.cell.csv for cell in busy}
+    found = {name.partition(".")[0]: holder for name, holder in holders(first.results_dir).items()}  # of a cell or its part
+    who = f" (process {found[first.id].pid} on {found[first.id].host}, for one)" if first.id in found else ""
+    return f"{len(cells)} cells in the hands of other processes{who}"

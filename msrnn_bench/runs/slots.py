@@ -66,9 +66,10 @@ def run(cells: Sequence[Prepared], count: int) -> int:
 def _at(cells: Sequence[Prepared], pid: int) -> Prepared | None:
     """The cell that a process of ours was at when it died."""
     for cell in cells:
-        holder = read(cell.cell.lease)
-        if holder is not None and holder.here and holder.pid == pid:
-            return cell
+        for lease in dict.fromkeys((cell.cell.lease, cell.cell.whole.lease)):  # of a part, and of a cell being put together
+            holder = read(lease)
+            if holder is not None and holder.here and holder.pid == pid:
+                return cell
     return None
 
 
@@ -84,7 +85,7 @@ def _judge(cell: Prepared | None, code: int, deaths: int, memory: bool) -> None:
         if deaths >= DEATHS:
             raise RuntimeError(f"{deaths} processes ended before they were at a cell, the last with {name}")
         return
-    label = cell.cell.label
+    label = cell.cell.told
     if memory and code == -signal.SIGKILL:
         reason = f"the kernel ended its process for lack of memory: fewer workers, or {LESS_MEMORY}"
     elif deaths >= DEATHS:

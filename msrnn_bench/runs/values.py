@@ -30,6 +30,7 @@ class Settings:
     keep_tokens: bool
     results_dir: Named
     workers: Count
+    shards: Count
     force: bool
     retry: Literal["failed"] | None
     dry_run: bool

@@ -47,6 +47,7 @@ class Extrapolation:
     name = "extrapolation"
     template = None
     keeps_journal = False  # of a finished cell the rows say all
+    shares = True  # by document
 
     def __post_init__(self) -> None:
         check_fields(self, "task")
@@ -103,10 +104,11 @@ class Extrapolation:
     def rows(self, job: Job) -> Iterator[Row]:
         """Rows of all documents, in order; one that an earlier run has read is not read again."""
         loaded, texts = self._inputs(job)
-        journal = Journal(job.journal)
-        job.progress.start(sum(len(text.ids) for text in texts))
+        journal = Journal(job.journal, job.earlier)
         columns = {**job.columns, "bos": texts[0].bos}
-        for number, text in enumerate(texts):
+        ours = [(number, text) for number, text in enumerate(texts) if job.mine(number)]
+        job.progress.start(sum(len(text.ids) for _, text in ours))
+        for number, text in ours:
             key = f"{number:04d}/{text.document}"
             record = journal.get(key)
             if record is None:

@@ -47,6 +47,7 @@ class Perplexity:
     template = None
     keeps_tokens = True  # each token's loss can be kept beside the rows
     keeps_journal = False  # of a finished cell the rows say all
+    shares = True  # by document
     deaths = False  # whether the step at which each state left is asked for
 
     def __post_init__(self) -> None:
@@ -85,11 +86,13 @@ class Perplexity:
                 "the model's rotation depends on the text's length: each is read in one call of %d tokens, not of %d",
                 job.context, self.chunk,
             )  # fmt: skip
-        job.progress.start(len(pieces) * job.context)
-        columns, journal = {**job.columns, "bos": pieces[0].bos}, Journal(job.journal)
+        columns, journal = {**job.columns, "bos": pieces[0].bos}, Journal(job.journal, job.earlier)
         packs: dict[str, list[str]] = {"tokens": [], "arrays": []}
-        for number, (document, group) in enumerate(groupby(pieces, key=lambda piece: piece.document)):
-            record = self._record(loaded, list(group), job, columns, journal, number)
+        documents = [(document, list(group)) for document, group in groupby(pieces, key=lambda piece: piece.document)]
+        ours = [(number, *found) for number, found in enumerate(documents) if job.mine(number)]
+        job.progress.start(sum(len(group) for _, _, group in ours) * job.context)
+        for number, document, group in ours:
+            record = self._record(loaded, group, job, columns, journal, number)
             yield from _rows(columns, document, record)
             for kind, found in packs.items():
                 found += [record[kind]] if record[kind] else []

@@ -6,6 +6,7 @@ A policy reads the haystack without knowing what will be asked (`prefill=stepwis
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -80,6 +81,7 @@ class Retrieval:
     needle: bool = False
 
     name = "retrieval"
+    shares = True  # by haystack, whose depths are read on from each other
 
     def __post_init__(self) -> None:
         check_fields(self, "task")
@@ -123,12 +125,16 @@ class Retrieval:
 
         loaded = load(job)
         columns = {**job.columns, "bos": not self.chat and bool(bos_ids(job.dataset.bos, loaded.tokenizer))}
-        writer, journal = Writer(loaded, job, self.new_tokens, deaths=self.needle), Journal(job.journal)
-        job.progress.start(self.work(job).tokens)
+        writer, journal = Writer(loaded, job, self.new_tokens, deaths=self.needle), Journal(job.journal, job.earlier)
+        sizes = [min(n, _room(job)) + self.new_tokens for _ in self.kinds for n in self.lengths for _ in range(self.examples)]
+        job.progress.start(len(self.depths) * sum(size for number, size in enumerate(sizes) if job.mine(number)))
+        numbers = itertools.count()  # of haystacks
         for kind in self.kinds:
             for length in self.lengths:
                 cases = self._cases(job, loaded.tokenizer, kind, length)
                 for document, haystack in groupby(cases, key=lambda case: case.document):
+                    if not job.mine(next(numbers)):
+                        continue
                     common: dict[str, Any] = {**columns, "document": document, "subtask": kind, "length": length}
                     traces = []
                     for case in haystack:

@@ -62,6 +62,7 @@ class Stories:
     judge_timeout: Positive = 60.0
 
     name = "stories"
+    shares = True  # by batch
 
     def __post_init__(self) -> None:
         check_fields(self, "task")
@@ -112,10 +113,11 @@ class Stories:
         ids = self._ids(loaded, job)
         judge = self._judge(loaded, job) if job.policy.evicts else None
         columns = {**job.columns, "bos": not self.chat and bool(bos_ids(job.dataset.bos, loaded.tokenizer))}
-        journal, topline = Journal(job.journal), Journal(job.topline)
-        missing = [n for n in range(self.stories) if judge is not None and topline.get(_key(n)) is None]
-        job.progress.start((self.stories + len(missing)) * (len(ids) + self.new_tokens))
-        ours = self._stories(loaded, job, ids, journal, "", list(range(self.stories)))
+        journal, topline = Journal(job.journal, job.earlier), Journal(job.topline)
+        numbers = [n for n in range(self.stories) if job.mine(n // self.batch)]
+        missing = [n for n in numbers if judge is not None and topline.get(_key(n)) is None]
+        job.progress.start((len(numbers) + len(missing)) * (len(ids) + self.new_tokens))
+        ours = self._stories(loaded, job, ids, journal, "", numbers)
         for number, record in ours.items():
             yield from _rows(columns, number, record)
         if judge is not None:
@@ -165,23 +167,25 @@ class Stories:
     def _stories(
         self, loaded: Loaded, job: Job, ids: list[int], journal: Journal, prefix: str, numbers: list[int]
     ) -> dict[int, dict[str, Any]]:
-        """The records of these stories; those that the journal lacks are written, a batch at a time."""
+        """The records of these stories. A batch of which one is missing is written whole: in another company a story's last bits
+        would be others."""
         from msrnn_bench.tasks.writing.answers import Writer
         from msrnn_bench.tasks.writing.sampling import Sampler
 
-        todo = [n for n in numbers if journal.get(prefix + _key(n)) is None]
+        todo = {n for n in numbers if journal.get(prefix + _key(n)) is None}
         size = len(ids) + self.new_tokens
         job.progress.advance((len(numbers) - len(todo)) * size)
         writer = Writer(loaded, job, self.new_tokens)
-        for at in range(0, len(todo), self.batch):
-            batch = todo[at : at + self.batch]
+        for at in sorted({n // self.batch * self.batch for n in todo}):
+            batch = list(range(at, min(at + self.batch, self.stories)))
             sampler = Sampler(
                 seed=job.seed, numbers=batch, prompt=len(ids), temperature=self.temperature, top_p=self.top_p
             )  # fmt: skip
             for number, answer in zip(batch, writer.sample(Asked(ids), [sampler], len(batch)), strict=True):
-                nll = written_loss(loaded.model, ids, answer.tokens, job.engine)
-                journal.add(prefix + _key(number), {"text": answer.text, "nll": nll, "answer": asdict(answer)})
-                job.progress.advance(size)
+                if number in todo:
+                    nll = written_loss(loaded.model, ids, answer.tokens, job.engine)
+                    journal.add(prefix + _key(number), {"text": answer.text, "nll": nll, "answer": asdict(answer)})
+                    job.progress.advance(size)
         return {n: journal.records[prefix + _key(n)] for n in numbers}
 
 

@@ -47,6 +47,7 @@ class Harness:
     truncate: bool = False
 
     name = "lm_eval"
+    shares = True  # by batch
 
     def __post_init__(self) -> None:
         check_fields(self, "task")
@@ -89,16 +90,20 @@ class Harness:
             raise UsageError("task.apply_chat_template=true, but this model's tokenizer has no chat template: set it to false")
         from lm_eval.evaluator import evaluate
 
-        from msrnn_bench.tasks.lm_eval.model import BoundedLM
+        from msrnn_bench.tasks.lm_eval.model import BoundedLM, ShareError
 
-        journal = Journal(job.journal)
+        journal = Journal(job.journal, job.earlier)
         model = BoundedLM(loaded, job, batch_size=self.batch_size, truncate=self.truncate, journal=journal)
         with quiet(), seeded(job.seed):
-            found: Any = evaluate(
-                lm=model, task_dict={"tasks": {subtask.label: subtask.task for subtask in subtasks}}, limit=self.limit,
-                log_samples=True, bootstrap_iters=0, apply_chat_template=self.apply_chat_template,
-                fewshot_as_multiturn=self.apply_chat_template,
-            )  # fmt: skip
+            try:
+                found: Any = evaluate(
+                    lm=model, task_dict={"tasks": {subtask.label: subtask.task for subtask in subtasks}}, limit=self.limit,
+                    log_samples=True, bootstrap_iters=0, apply_chat_template=self.apply_chat_template,
+                    fewshot_as_multiturn=self.apply_chat_template,
+                )  # fmt: skip
+            except ShareError:
+                _ask_the_rest(model, subtasks)
+                return
         columns = {**job.columns, "bos": bool(bos_ids("auto", loaded.tokenizer))}
         for subtask in subtasks:
             records = _records(subtask, journal)
@@ -117,7 +122,17 @@ class Harness:
         key = ("lm_eval", wanted, tuple(self.settings()["files"].items()))
         if key not in job.shared:
             job.shared[key] = found.build(wanted)
+        for subtask in job.shared[key]:  # which examples are shown is drawn anew for each cell, as if it were the only one
+            subtask.task.set_fewshot_seed(seed=found.SEED + job.seed)
         return job.shared[key]
+
+
+def _ask_the_rest(model: Any, subtasks: list[Subtask]) -> None:
+    """Of a shared cell, whose scores need everybody's answers: the requests of the kinds to which lm-eval has not come."""
+    requests = [request for subtask in subtasks for request in subtask.task.instances for _ in range(request.repeats)]
+    for kind in dict.fromkeys(request.request_type for request in requests):
+        if kind not in model.asked:
+            model.answer(kind, [request for request in requests if request.request_type == kind])
 
 
 def _records(subtask: Subtask, journal: Journal) -> dict[int, list[dict[str, Any]]]:

@@ -7,6 +7,7 @@ not the tasks they belong to nor what an answer is worth. Importing it imports l
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -54,6 +55,10 @@ class Prompt:
     number: int = 0
 
 
+class ShareError(Exception):
+    """Raised where this process has answered its share, and lm-eval wants all: other processes have the others."""
+
+
 class BoundedLM(HFLM):
     """`truncate`: cut the beginning of what is longer than the context, as lm-eval does, instead of refusing it. The
     baseline keeps the last k tokens of a request: where its document ends, which the paper cuts, lm-eval does not say.
@@ -76,7 +81,13 @@ class BoundedLM(HFLM):
         self.cuts = truncate or baseline
         self.scorer = Scorer(self.model, job, batch_size)
         self._generated: Session | None = None  # the states of the last call of `generate`
+        self.asked: set[str] = set()  # the kinds of request that are done with
         self._announced = 0
+
+    def answer(self, kind: str, requests: list[Any]) -> None:
+        """Have this process's share of these requests in the journal."""
+        with contextlib.suppress(ShareError):
+            getattr(self, kind)(requests)
 
     # -- lm-eval's three kinds of request --
 
@@ -84,7 +95,8 @@ class BoundedLM(HFLM):
         """(log probability, whether greedy decoding would write it) of each request's continuation. With
         `prefill=oneshot` the cut is between context and continuation, which then goes step by step."""
         work = [[self._target(request)] for request in requests]
-        return [(answer[0], answer[1]) for answer in self._answer("loglikelihood", requests, work, self._score)]
+        answers = self._answer("loglikelihood", requests, work, self.scorer.portions(work), self._score)
+        return [(answer[0], answer[1]) for answer in answers]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """Log probability of each text, in lm-eval's disjoint windows of at most `context` tokens, each from an empty
@@ -93,36 +105,46 @@ class BoundedLM(HFLM):
         if self.job.prefill != "stepwise":
             raise UsageError(f"prefill={self.job.prefill} reads a prompt at once; a rolling loglikelihood has none: stepwise")
         work = [self._windows(request) for request in requests]
-        return [answer[0] for answer in self._answer("loglikelihood_rolling", requests, work, self._score)]
+        answers = self._answer("loglikelihood_rolling", requests, work, self.scorer.portions(work), self._score)
+        return [answer[0] for answer in answers]
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """What the model writes after each prompt, up to one of its `until` texts or the model's end mark."""
         keys = request_keys("generate_until", requests)
         work = [self._prompt(request, key) for request, key in zip(requests, keys, strict=True)]
-        return list(self._answer("generate_until", requests, work, self._write))
+        return list(self._answer("generate_until", requests, work, self._portions(work), self._write))
 
-    def _answer(self, kind: str, requests: list[Any], work: list[Any], make: Callable[[list[Any]], Iterator[Any]]) -> list[Any]:
-        """The answers, in order: from the journal what is there, the rest written down as it is made."""
+    def _answer(
+        self, kind: str, requests: list[Any], work: list[Any], portions: list[list[int]],
+        make: Callable[[list[Any]], Iterator[tuple[int, Any, Doings]]],
+    ) -> list[Any]:  # fmt: skip
+        """The answers, in order: from the journal what is there, the rest written down as it is made. A portion of which one is
+        missing is made whole: in another company its last bits would be others."""
         keys, sizes = request_keys(kind, requests), [_size(one) for one in work]
-        self._announced += sum(sizes)
+        ours = [portion for number, portion in enumerate(portions) if self.job.mine(number)]
+        self._announced += sum(sizes[i] for portion in ours for i in portion)
         self.job.progress.start(self._announced)
-        answers: list[Any] = [None] * len(requests)
-        todo = []
-        for i, key in enumerate(keys):
-            record = self.journal.get(key) if self.journal else None
-            if record is None or not record.keys() >= _TOLD:  # an earlier version may have written less down
-                todo.append(i)
-            else:
-                answers[i] = record["answer"]
+        answers: dict[int, Any] = {}
+        for portion in ours:
+            for i in portion:
+                record = self.journal.get(keys[i]) if self.journal else None
+                if record is not None and record.keys() >= _TOLD:  # an earlier version may have written less down
+                    answers[i] = record["answer"]
+                    self.job.progress.advance(sizes[i])
+            if all(i in answers for i in portion):
+                continue
+            for n, answer, spent in make([work[i] for i in portion]):
+                if (i := portion[n]) in answers:
+                    continue
+                answers[i] = answer
+                if self.journal:
+                    self.journal.add(keys[i], {"request": kind, "answer": answer, **asdict(spent)})
+                self.cache_hook.add_partial(kind, requests[i].args, answer[0] if kind == "loglikelihood_rolling" else answer)
                 self.job.progress.advance(sizes[i])
-        for n, answer, spent in make([work[i] for i in todo]):
-            i = todo[n]
-            answers[i] = answer
-            if self.journal:
-                self.journal.add(keys[i], {"request": kind, "answer": answer, **asdict(spent)})
-            self.cache_hook.add_partial(kind, requests[i].args, answer[0] if kind == "loglikelihood_rolling" else answer)
-            self.job.progress.advance(sizes[i])
-        return answers
+        self.asked.add(kind)
+        if len(answers) < len(requests):
+            raise ShareError
+        return [answers[i] for i in range(len(requests))]
 
     # -- from text to tokens --
 
@@ -178,22 +200,21 @@ class BoundedLM(HFLM):
         for index, logprob, greedy, spent in self.scorer.score(work):
             yield index, [logprob, greedy], spent
 
-    def _write(self, work: list[Prompt]) -> Iterator[tuple[int, str, Doings]]:
-        """Only prompts of the same options share a batch."""
+    def _portions(self, work: list[Prompt]) -> list[list[int]]:
+        """The indices of prompts that are answered in one batch. Only those of the same options share one."""
 
         def alike(index: int) -> str:
             return json.dumps(work[index].options, sort_keys=True, default=str)
 
         order = sorted(range(len(work)), key=lambda index: (alike(index), -len(work[index].ids)))
-        for _, group in groupby(order, key=alike):
-            indices = list(group)
-            for at in range(0, len(indices), self.batch_size):
-                some = indices[at : at + self.batch_size]
-                begin = time.perf_counter()
-                found = self._write_batch([work[i] for i in some])
-                seconds = (time.perf_counter() - begin) / len(some)
-                for index, (text, spent) in zip(some, found, strict=True):
-                    yield index, text, replace(spent, seconds=seconds)
+        groups = [list(group) for _, group in groupby(order, key=alike)]
+        return [group[at : at + self.batch_size] for group in groups for at in range(0, len(group), self.batch_size)]
+
+    def _write(self, work: list[Prompt]) -> Iterator[tuple[int, str, Doings]]:
+        begin = time.perf_counter()
+        found = self._write_batch(work)
+        seconds = (time.perf_counter() - begin) / len(work)
+        yield from ((index, text, replace(spent, seconds=seconds)) for index, (text, spent) in enumerate(found))
 
     def _write_batch(self, prompts: list[Prompt]) -> list[tuple[str, Doings]]:
         ids, real = padded([prompt.ids for prompt in prompts], self.device, left=True, pad=self.tokenizer.pad_token_id)

@@ -68,11 +68,21 @@ def doings(layers: list[LayerReport], job: Job, row: int, *, start: int, end: in
 
 @dataclass(frozen=True)
 class Scorer:
-    """`score` is the way in."""
+    """`score` is the way in, `portions` how much to give it at a time."""
 
     model: Any
     job: Job
     batch_size: int
+
+    def portions(self, work: list[list[Target]]) -> list[list[int]]:
+        """The indices of requests that are scored together: those of `batch_size` contexts, the longest first, for what does
+        not fit into memory fails at once."""
+        alike: dict[Any, list[int]] = {}
+        for index, parts in enumerate(work):
+            alike.setdefault(parts[0].context if len(parts) == 1 and parts[0].shared else index, []).append(index)
+        groups = sorted(alike.values(), key=lambda group: -max(sum(part.read for part in work[n]) for n in group))
+        batches = [groups[at : at + self.batch_size] for at in range(0, len(groups), self.batch_size)]
+        return [[index for group in batch for index in group] for batch in batches]
 
     def score(self, work: list[list[Target]]) -> Iterator[tuple[int, float, bool, Doings]]:
         """(index, log probability, greedy, doings) of each request, once the last of its targets is scored. `greedy`:

@@ -10,7 +10,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from itertools import groupby, zip_longest
 from typing import Any
 
 from msrnn_bench.datasets.chunks import tokenise
@@ -23,6 +23,8 @@ from msrnn_bench.results.cells import Row
 from msrnn_bench.results.journal import Journal
 from msrnn_bench.tasks.writing.asked import Answer, Asked
 from msrnn_bench.tasks.writing.prompts import Prompt, check_template, fit, frame
+
+Question = tuple[Example, Prompt, Asked]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,7 @@ class Answering(ABC):
     batch: Count = 8
 
     name = "answering"
+    shares = True  # by batch
 
     def __post_init__(self) -> None:
         check_fields(self, "task")
@@ -95,49 +98,46 @@ class Answering(ABC):
             raise UsageError(f"documents={job.documents} of {job.dataset.name} have no question: take documents={first} or more")
         loaded = load(job)
         asked = self._prompts(job, loaded.tokenizer)
-        total = sum(len(prompt.ids) + self.new_tokens for _, prompts in asked for prompt in prompts)
-        job.progress.start(total)
-        bos = asked[0][1][0].ids[:1] == [loaded.tokenizer.bos_token_id]
-        journal = Journal(job.journal)
-        self._answer(loaded, job, asked, journal)
-        for examples, _ in asked:
-            for example in examples:
-                yield from self._rows(example, journal.records[example.id], {**job.columns, "bos": bos})
+        bos = asked[0][1].ids[:1] == [loaded.tokenizer.bos_token_id]
+        batches = [asked[at : at + self.batch] for at in range(0, len(asked), self.batch)]
+        ours = [batch for number, batch in enumerate(batches) if job.mine(number)]
+        job.progress.start(sum(len(prompt.ids) + self.new_tokens for batch in ours for _, prompt, _ in batch))
+        journal = Journal(job.journal, job.earlier)
+        self._answer(loaded, job, ours, journal)
+        for example, _, _ in (one for batch in ours for one in batch):
+            yield from self._rows(example, journal.records[example.id], {**job.columns, "bos": bos})
 
-    def _answer(self, loaded: Loaded, job: Job, asked: list[tuple[list[Example], list[Prompt]]], journal: Journal) -> None:
-        """Fill the journal. Of a document with several questions, what they share is read once."""
+    def _answer(self, loaded: Loaded, job: Job, batches: list[list[Question]], journal: Journal) -> None:
+        """Fill the journal. Of a document with several questions, what they share is read once; a batch of which a record is
+        missing is answered whole, for in another company an answer's last bits would be others."""
         from msrnn_bench.tasks.writing.answers import Writer
 
         writer = Writer(loaded, job, self.new_tokens, stop=self.stop)
-        todo = []
-        for examples, prompts in asked:
-            # of the document, as much as the longest question leaves room for
-            read = min(prompt.reading for prompt in prompts) if len(prompts) > 1 else 0
-            for example, prompt in zip(examples, prompts, strict=True):
-                if journal.get(example.id) is None:
-                    todo.append((example, prompt, Asked(prompt.ids, read, zlib.crc32(example.document.encode()))))
-                else:
-                    job.progress.advance(len(prompt.ids) + self.new_tokens)
-        for at in range(0, len(todo), self.batch):
-            batch = todo[at : at + self.batch]
-            answers = writer.answers([one for _, _, one in batch])
-            for (example, prompt, _), answer in zip(batch, answers, strict=True):
-                journal.add(example.id, self._record(example, prompt, answer))
+        for batch in batches:
+            lacking = [journal.get(example.id) is None for example, _, _ in batch]
+            answers = writer.answers([one for _, _, one in batch]) if any(lacking) else []
+            for (example, prompt, _), answer, missing in zip_longest(batch, answers, lacking):
+                if missing:
+                    journal.add(example.id, self._record(example, prompt, answer))
                 job.progress.advance(len(prompt.ids) + self.new_tokens)
 
-    def _prompts(self, job: Job, tokenizer: Any) -> list[tuple[list[Example], list[Prompt]]]:
-        """The questions on each document and their prompts: all of them, so that one without room stops nothing midway."""
+    def _prompts(self, job: Job, tokenizer: Any) -> list[Question]:
+        """All questions and their prompts, a document's together: all of them, so that one without room stops nothing midway."""
         assert isinstance(job.dataset, Questions)
         room = job.context - self.new_tokens
         if isinstance(job.policy, Baseline) and job.cache is not None:
             room = min(room, job.cache)
         asked = []
-        for _, group in groupby(job.dataset.examples(job.documents), key=lambda example: example.document):
+        for name, group in groupby(job.dataset.examples(job.documents), key=lambda example: example.document):
             examples = list(group)[: self.questions]
             words: dict[str, Any] = {"chat": self.chat, "bos": job.dataset.bos}
             frames = [frame(tokenizer, self.prompt, **words, question=example.question) for example in examples]
             document = tokenise(tokenizer, examples[0].text)
-            asked.append((examples, [fit(head, document, tail, room) for head, tail in frames]))
+            prompts = [fit(head, document, tail, room) for head, tail in frames]
+            # of the document, as much as the longest question leaves room for
+            read = min(prompt.reading for prompt in prompts) if len(prompts) > 1 else 0
+            number = zlib.crc32(name.encode())
+            asked += [(one, prompt, Asked(prompt.ids, read, number)) for one, prompt in zip(examples, prompts, strict=True)]
         return asked
 
     def _record(self, example: Example, prompt: Prompt, answer: Answer) -> dict[str, Any]:
