@@ -1,9 +1,10 @@
-"""`hydra/launcher=ray`: the cells of `run -m` as Ray tasks, on this machine or a cluster (`pip install msrnn-bench[ray]`).
+"""`hydra/launcher=ray`: the cells of a sweep as Ray tasks, on this machine or a cluster (`pip install msrnn-bench[ray]`).
 
-A thin launcher of our own over Ray's core API, since hydra-ray-launcher pins packages that exclude current ones. Knows
-nothing of cells: a job that finds its cell finished does nothing, so a killed sweep is simply run again.
+A thin launcher of our own over Ray's core API, since hydra-ray-launcher pins packages that exclude current ones. Knows nothing
+of cells: a task that ends with its worker or node is told of, not started again, and ends no other.
 """
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any, Optional
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, filter_overrides, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
@@ -45,24 +46,35 @@ class RayLauncher(Launcher):
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # no tip on what it means to take no GPU
         import ray
 
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-        ray.init(address=self.address, ignore_reinit_error=True, log_to_driver=True)
-        # A worker of several threads beside others would spin them all to a crawl: threads are what the job was given.
-        environment = {"env_vars": {"OMP_NUM_THREADS": str(self.cpus)}, "working_dir": None}
+        ray.init(address=self.address, ignore_reinit_error=True, log_to_driver=True, logging_level=logging.ERROR)
+        # A worker of several threads beside others would spin them all to a crawl: threads are what the job was given, and they
+        # are counted when a library is loaded, which a worker may do before it is told of its job.
+        environment = {"env_vars": dict(self.config.hydra.job.env_set), "working_dir": None}
         remote: Any = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0, runtime_env=environment)(_job)
         jobs = []
         for index, overrides in enumerate(job_overrides, start=initial_job_idx):
             config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
             with open_dict(config):
                 config.hydra.job.id, config.hydra.job.num = f"job_{index}", index
-            print(f"job {index}: {' '.join(filter_overrides(overrides))}", flush=True)
             jobs.append(remote.remote(self.context, config, self.task, Singleton.get_state(), os.getcwd()))
         try:
-            return ray.get(jobs)
+            return [_result(job) for job in jobs]
         finally:
             ray.shutdown()
+
+
+def _result(job: Any) -> JobReturn:
+    """What a job returned, or what became of it: its worker killed, its node lost."""
+    import ray
+
+    try:
+        return ray.get(job)
+    except ray.exceptions.RayError as error:
+        return JobReturn(status=JobStatus.FAILED, _return_value=error)
 
 
 def _job(context: HydraContext, config: DictConfig, task: TaskFunction, state: Any, folder: str) -> JobReturn:

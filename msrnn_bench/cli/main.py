@@ -83,12 +83,18 @@ def _fail(message: str, code: int) -> int:
 
 
 def _run(args: list[str]) -> int:
-    """`run`: one cell, or with -m every combination. Hydra's own flags and launchers go to Hydra itself."""
+    """`run`: one cell, or with -m every combination, here or through a launcher. Hydra's own flags go to Hydra itself."""
     flags, given = _split(args)
     multirun = bool({"-m", "--multirun"} & set(flags))
     from msrnn_bench.runs.overrides import understood
 
-    own = bool(set(flags) - {"-m", "--multirun"}) or any(o.startswith(("hydra/launcher=", "hydra/sweeper=")) for o in given)
+    own = bool(set(flags) - {"-m", "--multirun"}) or any(o.startswith("hydra/sweeper=") for o in given)
+    if not own and _launched(given):
+        if not multirun:
+            raise UsageError("hydra/launcher starts a job for each cell of a grid: add -m, or leave it out")
+        from msrnn_bench.runs import launch
+
+        return launch.run(given, ["run", *flags])
     overrides = understood(given, ["run", *flags], sweeps=multirun, hydra=own)
     if own:
         from msrnn_bench.runs import hydra_app
@@ -108,10 +114,19 @@ def _sweep(args: list[str]) -> int:
         from msrnn_bench.runs.compose import choices
 
         raise UsageError(f"sweep which grid? Add experiment=NAME, one of: {', '.join(choices('experiment'))}")
+    if _launched(args):
+        from msrnn_bench.runs import launch
+
+        return launch.run(args, ["sweep"])
     from msrnn_bench.runs import grid
     from msrnn_bench.runs.overrides import understood
 
     return grid.run(understood(args, ["sweep"], sweeps=True), experiment_grid=True, single=False)
+
+
+def _launched(args: list[str]) -> bool:
+    """Whether a launcher is to start the cells' processes."""
+    return any(arg.startswith("hydra/launcher=") for arg in args)
 
 
 # Hydra's own flags: with a value behind them, and without.

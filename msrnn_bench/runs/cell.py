@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ class Prepared:
     force: bool
     keep_tokens: bool
     retry: str | None = None
+    overrides: Sequence[str] = ()  # that make it
 
     @property
     def done(self) -> bool:
@@ -102,7 +104,7 @@ def prepare(config: DictConfig, overrides: list[str], progress: Progress, shared
         raise UsageError(f"task={task.name} {why}, so one process measures a cell: set shards=1")
     plain: Any = OmegaConf.to_container(config, resolve=True)
     cell = Cell(folder, task.name, _label(parts), identifier)
-    made = Prepared(cell, job, task, plain, known, config.force, config.keep_tokens, config.retry)
+    made = Prepared(cell, job, task, plain, known, config.force, config.keep_tokens, config.retry, overrides)
     if not made.done and made.failure is None:  # else it was checked when it was measured, and to ask again takes seconds
         if hasattr(model, "check"):
             model.check()

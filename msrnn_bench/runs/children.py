@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 
 CHILD = "MSRNN_BENCH_PARENT"  # set in a child: the process that it must not outlive
@@ -52,6 +53,20 @@ def follow_parent() -> None:
         if os.getppid() != int(parent):  # it was faster
             os._exit(1)
     threading.Thread(target=_wait_for_the_end, name="parent", daemon=True).start()
+
+
+def follow(ancestor: int, every: float = 1.0) -> None:
+    """From now on we end when that process of this machine does, which started our parent, say."""
+    import psutil
+
+    def watch() -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(ancestor)
+            while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(every)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="ancestor", daemon=True).start()
 
 
 def heed_signals() -> None:

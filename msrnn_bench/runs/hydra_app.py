@@ -1,4 +1,4 @@
-"""The same cell through `hydra.main`: for --cfg, --info, shell completion and launchers (Slurm, Ray)."""
+"""The same cell through `hydra.main`: for --cfg, --info, shell completion and sweepers of others."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import sys
 from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
 
 from msrnn_bench.errors import UsageError
 from msrnn_bench.runs.build import build_once, build_policy
 from msrnn_bench.runs.compose import compose_grid, config_dir
-from msrnn_bench.runs.progress import CellProgress
+from msrnn_bench.runs.launched import measure_cell
 from msrnn_bench.runs.values import check_values
 
 
@@ -29,19 +27,5 @@ def main(flags: list[str], overrides: list[str]) -> int:
                 for group in ("model", "dataset", "task"):
                     build_once(made, config[group], group)
     sys.argv = ["msrnn-bench run", *flags, *overrides]
-    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_job)()
+    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(measure_cell)()
     return 0
-
-
-def _job(config: DictConfig) -> None:
-    """One cell, in whatever process the launcher started."""
-    from msrnn_bench.runs.cell import prepare
-    from msrnn_bench.runs.measure import measure_part
-    from msrnn_bench.runs.shards import expand
-
-    overrides = list(HydraConfig.get().overrides.task)
-    with CellProgress(1) as progress:
-        cell = prepare(config, overrides, progress, {})
-        if not cell.done and cell.failure is None:
-            for part in expand([cell]):
-                measure_part(part, progress)
