@@ -1,6 +1,6 @@
 # The commands of the project. `make` or `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-range test-faults lint smoke sweep paper-laptop paper figures bench clean
+.PHONY: help setup demo test test-range test-faults test-slurm test-ray lint smoke sweep paper-laptop paper figures bench clean
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -51,6 +51,12 @@ test-range: ## the tests with the lowest and the newest of everything allowed (P
 
 test-faults: setup ## processes killed, exceptions, full disks, broken files, wrong clocks: what a sweep survives (25 minutes)
 	$(BIN)/python tests/faults.py
+
+test-slurm: setup ## a sweep through a real Slurm on this machine, jobs killed and queued again (root; apt-get install slurmctld slurmd slurm-client munge)
+	$(PIP) --constraint requirements/constraints.txt --editable '.[slurm]' && OMP_NUM_THREADS=1 $(BIN)/python tests/integration/slurm.py
+
+test-ray: setup ## a sweep through two Ray nodes on this machine, one of them lost, and through the other launchers
+	$(PIP) --constraint requirements/constraints.txt --editable '.[slurm,ray]' && OMP_NUM_THREADS=1 $(BIN)/python tests/integration/two_rays.py
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

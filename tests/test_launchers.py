@@ -1,4 +1,4 @@
-"""A grid through Hydra's launchers: the same cells from processes that others start, launched again where a job ended too soon."""
+"""A grid through Hydra's launchers: the same cells, in processes that others start, and again where a job ended too soon."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 from conftest import HELD_OUT, TINY_MODEL
 from hydra.core.utils import JobReturn, JobStatus
@@ -17,7 +16,7 @@ from msrnn_bench.cli.main import main
 from msrnn_bench.results.cells import Cell
 from msrnn_bench.results.leases import lease
 from msrnn_bench.results.plans import plans
-from msrnn_bench.runs import children, launch, launched
+from msrnn_bench.runs import launch, launched
 
 GRID = [
     "experiment=smoke", "model=local", f"model.path={TINY_MODEL}", "dataset=text", f"dataset.path={HELD_OUT}", "context=64",
@@ -71,12 +70,8 @@ class Fake(Launcher):
             if self.deaths and self.deaths.pop():
                 done.append(JobReturn(status=JobStatus.FAILED, _return_value=RuntimeError("a node is lost\nat 3 o'clock")))
             else:
-                done.append(
-                    run_job(
-                        hydra_context=self.context, task_function=self.task, config=config, job_dir_key="hydra.sweep.dir",
-                        job_subdir_key=None,
-                    )  # fmt: skip
-                )
+                keys = {"job_dir_key": "hydra.sweep.dir", "job_subdir_key": None}
+                done.append(run_job(hydra_context=self.context, task_function=self.task, config=config, **keys))
         return done
 
 
@@ -145,6 +140,7 @@ def test_a_job_that_cannot_even_be_tried_says_why(here, fake, capfd, monkeypatch
         (["hydra/launcher=basic", "documents=0"], "documents=0 must be"),
         (["hydra/launcher=basic", "hydra.sweep.dir=r/jobs"], "lies inside the results folder r"),
         (["hydra/launcher=basic", "hydra.sweep.dir=."], "give them a folder of their own"),
+        (["hydra/launcher=basic", "hydra/sweeper=basic"], "there is no sweeper to choose"),
         (["hydra.launcher.cpus=1"], "is Hydra's own, and this command has no use for it"),
     ],
 )
@@ -194,7 +190,8 @@ def test_a_job_is_told_what_it_needs_and_no_secret(monkeypatch):
     told = launch._handed(OmegaConf.create({"hydra": {"launcher": {"cpus": 3}}}), "ray")
     assert told["MSRNN_BENCH_RUN"] == launch.RUN and told["OMP_NUM_THREADS"] == told["MKL_NUM_THREADS"] == "3"
     assert told["HF_HOME"] == "/h" and told["MSRNN_JUDGE_URL"] == "u" and not {"HF_TOKEN", "MSRNN_API_KEY", "OTHER"} & set(told)
-    assert launched.LAUNCHER not in told and launched.LAUNCHER in launch._handed(OmegaConf.create({"hydra": {"launcher": {}}}), "submitit_local")
+    alone = launch._handed(OmegaConf.create({"hydra": {"launcher": {}}}), "submitit_local")
+    assert launched.LAUNCHER not in told and alone[launched.LAUNCHER] == str(os.getpid()) and alone["OMP_NUM_THREADS"] == "1"
 
 
 def test_signals_in_a_job(tmp_path):
@@ -219,7 +216,12 @@ def test_signals_in_a_job(tmp_path):
 
 def test_a_process_follows_one_that_is_not_its_parent():
     idle = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    code = f"from msrnn_bench.runs.children import follow; follow({idle.pid}, 0.1); import time; print('on', flush=True); time.sleep(60)"
+    code = f"""if True:
+        import time
+        from msrnn_bench.runs.children import follow
+        follow({idle.pid}, 0.1)
+        print("on", flush=True)
+        time.sleep(60)"""
     follower = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:
         assert follower.stdout.readline() == "on\n" and follower.poll() is None
@@ -227,9 +229,9 @@ def test_a_process_follows_one_that_is_not_its_parent():
         idle.wait()
         assert follower.wait(20) == 1
     finally:
-        children_left = [p for p in (idle, follower) if p.poll() is None]
-        for process in children_left:
+        for process in (idle, follower):
             process.kill()
+            process.wait()
 
 
 def test_the_queue_tells_what_has_ended():
@@ -253,7 +255,8 @@ def test_the_slurm_preset_composes_and_would_be_taken_by_sbatch(here):
     with launch._launcher("slurm", ["hydra/launcher=slurm", "hydra.launcher.partition=gpu"]) as launcher:
         params = dict(launcher.params)
     assert params["max_num_timeout"] == 100 and params["partition"] == "gpu"
-    flags = {key: params[key] for key in ("partition", "gpus_per_node", "cpus_per_task", "signal_delay_s", "additional_parameters")}
+    taken = ("partition", "gpus_per_node", "cpus_per_task", "signal_delay_s", "additional_parameters")
+    flags = {key: params[key] for key in taken}
     script = _make_sbatch_string("true", "f", time=params["timeout_min"], array_parallelism=4, map_count=9, **flags)
     for line in ("--array=0-8%4", "--requeue", "--signal=USR2@120", "--time=240", "--gpus-per-node=1", "--partition=gpu"):
         assert f"#SBATCH {line}" in script

@@ -170,7 +170,9 @@ def _compose(overrides: list[str]) -> tuple[DictConfig, dict[str, Any]]:
     except Exception as error:  # Hydra has bare ones too, for what it did not foresee
         raise UsageError(_one_line(error, overrides)) from error
     if config.hydra.runtime.choices.get("hydra/launcher") != "basic" or any(str(key).startswith("hydra") for key in params):
-        raise UsageError("an experiment says what is measured, not where: take hydra/launcher out of its YAML, and add it behind sweep")
+        raise UsageError(
+            "an experiment says what is measured, not where: take hydra/launcher out of its YAML; add it behind sweep"
+        )
     with open_dict(config):
         del config["hydra"]
     return config, {str(k): str(v) for k, v in params.items()}

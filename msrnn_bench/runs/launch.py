@@ -21,7 +21,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra.errors import MissingConfigException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -104,11 +104,11 @@ def _launched(launcher: Any, points: list[list[str]], name: str) -> list[str]:
 
 
 def _reason(ended: JobReturn) -> str | None:
-    """One line of what a job left: of submitit's several, the first."""
-    if ended.status == JobStatus.COMPLETED:
-        return None if ended.return_value is None else str(ended.return_value)
-    lines = str(ended._return_value).splitlines() or [""]
-    return f"{type(ended._return_value).__name__}: {lines[0][:200]}".rstrip(": ")
+    """One line of what a job left: what it returned, or what became of it; of several lines the first."""
+    left = ended._return_value
+    if not isinstance(left, Exception):
+        return left
+    return f"{type(left).__name__}: {(str(left).splitlines() or [''])[0][:200]}"
 
 
 def _open(cells: Sequence[Prepared]) -> list[Prepared]:
@@ -141,6 +141,8 @@ def _name(settings: list[str]) -> str:
         if OverridesParser.create().parse_override(setting).is_sweep_override():
             key = setting.partition("=")[0]
             raise UsageError(f"{shown(setting)} has several values, but all cells are launched one way: give {key} one")
+        if re.match(r"[+~]*hydra[/.]sweeper\b(?!\.max_batch_size=)", setting):
+            raise UsageError(f"{shown(setting)}: the grid is the command's own, so there is no sweeper to choose: leave it out")
     names = [o.partition("=")[2].strip("'\"") for o in settings if o.startswith("hydra/launcher=")]
     if len(names) != 1:
         raise UsageError("hydra/launcher is given twice: all cells are launched one way")

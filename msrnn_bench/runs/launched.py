@@ -51,8 +51,8 @@ def measure_cell(config: DictConfig) -> None:
 
 @contextmanager
 def _given_back_on_signals() -> Iterator[None]:
-    """A TERM ends the job as a Ctrl-C does, its cell given back; submitit would pass it by until the KILL. Of submitit's own
-    signal, which has the job queued again, only the refusal is ours: it is an exception, and would pass for the cell's failure."""
+    """A TERM ends the job as a Ctrl-C does, its cell given back; submitit would pass it by until the KILL. submitit's own signal,
+    which has the job queued again, stays submitit's; where it refuses, that exception must not pass for the cell's failure."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

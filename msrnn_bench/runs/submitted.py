@@ -1,4 +1,4 @@
-"""What submitit does not see of its jobs: one that died in a queue without accounting, and those that run on beside a dead one."""
+"""What submitit does not see of its jobs: that one died in a queue without accounting, that others run on beside a dead one."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ def attended() -> Iterator[None]:
     def results(job: Any) -> list[Any]:
         try:
             return list(answered(job))
-        except (FailedJobError, UncompletedJobError) as error:
-            return [JobReturn(status=JobStatus.FAILED, _return_value=error)]
+        except (FailedJobError, UncompletedJobError):
+            told = f"job {job.job_id} ended before its cell did; {job.paths.stderr} may say why"
+            return [JobReturn(status=JobStatus.FAILED, _return_value=told)]
 
     logging.getLogger("submitit").setLevel(logging.ERROR)
     SlurmJob.watcher, Job.results = _queue(), results

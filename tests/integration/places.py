@@ -28,7 +28,7 @@ GRID = [
 
 @contextmanager
 def workplace() -> Iterator[Path]:
-    """An empty folder that all processes see, to work in; one thread each, so that numbers do not depend on how many there are."""
+    """An empty folder to work in. One thread for each process, so that numbers do not depend on how many there are."""
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.chdir(folder)

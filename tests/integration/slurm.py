@@ -66,7 +66,10 @@ def slurm(folder: Path) -> Iterator[None]:
     conf.write_text(CONF.format(host=host, ports=ports, folder=folder, user=user, cpus=os.cpu_count()))
     os.environ["SLURM_CONF"] = str(conf)
     subprocess.run(["mungekey", "--create", f"--keyfile={folder}/munge.key"], check=True)
-    munge = [f"--{kind}={folder}/munge.{kind.partition('-')[0]}" for kind in ("key-file", "log-file", "pid-file", "seed-file", "socket")]
+    munge = [
+        f"--{kind}={folder}/munge.{kind.partition('-')[0]}"
+        for kind in ("key-file", "log-file", "pid-file", "seed-file", "socket")
+    ]
     daemons = [["munged", "--foreground", "--force", *munge], ["slurmctld", "-D"], ["slurmd", "-D"]]
     running: list[subprocess.Popen[bytes]] = []
     try:
