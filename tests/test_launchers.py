@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,8 @@ def here(tmp_path, monkeypatch):
 
 
 def sweep(*more):
-    return main(["sweep", *GRID, "results_dir=r", *more])
+    keys = {option.partition("=")[0] for option in more}
+    return main(["sweep", *(option for option in GRID if option.partition("=")[0] not in keys), "results_dir=r", *more])
 
 
 @pytest.mark.parametrize(("launcher", "package"), [("ray", "ray"), ("submitit_local", "hydra_plugins.hydra_submitit_launcher")])
@@ -150,6 +152,37 @@ def test_mistakes_are_found_before_anything_is_launched(given, says, here, fake,
     assert says in err and err.count("\n") == 1 and not out and not fake.batches and list(here.iterdir()) == []
 
 
+def test_a_launcher_whose_package_is_missing_names_the_extra(here, fake, capfd, monkeypatch):
+    monkeypatch.setattr(launch, "find_spec", lambda name: None)
+    for name, extra in (("ray", "ray"), ("slurm", "slurm"), ("submitit_local", "slurm")):
+        assert sweep(f"hydra/launcher={name}") == 1
+        assert (
+            f"hydra/launcher={name} needs a package that is not installed: pip install 'msrnn-bench[{extra}]'"
+            in capfd.readouterr().err
+        )
+    assert list(here.iterdir()) == []
+
+
+def test_a_cell_in_other_hands_is_waited_for(here, fake, capfd, monkeypatch):
+    """The fake's job would wait a minute for it, so this one finds it busy at once; then its owner gives it back."""
+    owner = []
+
+    def busy(config):
+        if not owner:
+            cell = Cell(Path("r"), "perplexity", "x", plans(Path("r"))[0].cells[0].id)
+            owner.append(lease(cell))
+            assert owner[0].__enter__()
+            threading.Timer(1, owner[0].__exit__, (None, None, None)).start()
+        else:
+            real(config)
+
+    real = launched.measure_cell
+    monkeypatch.setattr("msrnn_bench.runs.launched.measure_cell", busy)
+    monkeypatch.setattr(launch, "LOOK", 0.1)
+    assert sweep("hydra/launcher=basic", "policy=tova", "cache=8") == 0
+    assert "waiting for 1 cells in the hands of other processes" in capfd.readouterr().err and len(fake.batches) == 2
+
+
 def test_one_cell_needs_no_launcher(capfd):
     assert main(["run", "hydra/launcher=basic"]) == 2
     assert "add -m, or leave it out" in capfd.readouterr().err
@@ -215,23 +248,23 @@ def test_signals_in_a_job(tmp_path):
 
 
 def test_a_process_follows_one_that_is_not_its_parent():
-    idle = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    idle = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     code = f"""if True:
         import time
         from msrnn_bench.runs.children import follow
         follow({idle.pid}, 0.1)
         print("on", flush=True)
-        time.sleep(60)"""
+        time.sleep(600)"""
     follower = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:
         assert follower.stdout.readline() == "on\n" and follower.poll() is None
         idle.kill()
         idle.wait()
-        assert follower.wait(20) == 1
+        assert follower.wait(60) == 1
     finally:
         for process in (idle, follower):
             process.kill()
-            process.wait()
+            process.communicate()
 
 
 def test_the_queue_tells_what_has_ended():

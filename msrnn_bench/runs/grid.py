@@ -73,6 +73,8 @@ def announce(cells: list[Prepared]) -> list[Prepared]:
 def close(cells: list[Prepared]) -> int:
     """The tables, and what failed with its reason. Returns the exit code: 1 where a cell has no numbers."""
     for folder in dict.fromkeys(cell.cell.results_dir for cell in cells):
+        if not any((folder / "cells").glob("[!.]*.json")):
+            continue  # every process ended too soon
         if not fresh(folder):
             from msrnn_bench.results.summary import collect  # pandas: only where a table is made
 

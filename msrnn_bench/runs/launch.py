@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from msrnn_bench.runs.progress import CellProgress
 from msrnn_bench.runs.submitted import attended
 
 PROCESSES = "processes"  # the built-in one: `workers`
+EXTRAS = {"ray": ("ray", "ray"), **dict.fromkeys(("slurm", "submitit_slurm", "submitit_local"), ("submitit", "slurm"))}
 ROUNDS = 3  # launches after which nothing went on, and there is no use in another
 HANDED = re.compile(r"(MSRNN|HF|HUGGINGFACE|TRANSFORMERS)_(?!.*(TOKEN|KEY|SECRET|PASSWORD))")
 
@@ -54,6 +56,9 @@ def run(given: list[str], command: list[str]) -> int:
             raise UsageError(f"{settings[1]}: the launcher {PROCESSES} has one setting, workers=N")
         chosen = any(o.startswith("workers=") for o in rest)
         return grid.run([*rest, *([] if chosen else ["workers=2"])], experiment_grid=True, single=False)
+    package, extra = EXTRAS.get(name, ("hydra", ""))
+    if find_spec(package) is None:
+        raise MachineError(f"hydra/launcher={name} needs a package that is not installed: pip install 'msrnn-bench[{extra}]'")
     points = compose_grid(rest, experiment_grid=True)
     if any(config.get("dry_run") for _, config in points):
         raise UsageError("dry_run=true measures nothing, so no launcher is needed: leave hydra/launcher=... out")
@@ -75,13 +80,22 @@ def _until_settled(launcher: Any, cells: Sequence[Prepared], name: str) -> None:
     while (open_ := _open(cells)) and stalled < ROUNDS:
         before = _moved(cells)
         reasons = _launched(launcher, [list(cell.overrides) for cell in open_], name)
-        while any(not free(cell.cell) for cell in _open(cells)):
-            time.sleep(LOOK)
+        _let_others_end(cells)
         stalled = 0 if _moved(cells) != before else stalled + 1
         if left := len(_open(cells)):
             again = "launching them again" if stalled < ROUNDS else f"{ROUNDS} times nothing went on, so that was the last"
             why = f" ({reasons[-1]}, for one)" if reasons else ""
             print(f"{left} cells are not finished, though their jobs have ended{why}; {again}", file=sys.stderr, flush=True)
+
+
+def _let_others_end(cells: Sequence[Prepared]) -> None:
+    """Wait for the open cells that a process is at: another sweep's, or a dead one that is not known as such before its time."""
+    told = False
+    while busy := sum(not free(cell.cell) for cell in _open(cells)):
+        if not told:
+            print(f"waiting for {busy} cells in the hands of other processes", file=sys.stderr, flush=True)
+        told = True
+        time.sleep(LOOK)
 
 
 def _launched(launcher: Any, points: list[list[str]], name: str) -> list[str]:
@@ -96,7 +110,7 @@ def _launched(launcher: Any, points: list[list[str]], name: str) -> list[str]:
         if "slurm" in name:
             print("what is in the queue goes on without this command; squeue shows it, scancel ends it", file=sys.stderr)
         raise
-    except (UsageError, ImportError):
+    except UsageError:
         raise
     except Exception as error:
         raise MachineError(f"hydra/launcher={name} could not start its jobs ({one_line(error)})") from error
@@ -157,7 +171,8 @@ def _launcher(name: str, settings: list[str]) -> Iterator[Any]:
         try:
             config = hydra.compose_config("config", settings, RunMode.MULTIRUN)
         except MissingConfigException as error:
-            raise _missing(name, hydra.config_loader.get_group_options("hydra/launcher")) from error
+            known = sorted({PROCESSES, *EXTRAS, *hydra.config_loader.get_group_options("hydra/launcher")})
+            raise UsageError(f"unknown hydra/launcher {name!r}{nearest(name, known)}; there are: {', '.join(known)}") from error
         except Exception as error:
             raise UsageError(f"hydra/launcher={name} cannot be set so ({one_line(error)}): see docs/clusters.md") from error
         with read_write(config), open_dict(config):
@@ -168,13 +183,6 @@ def _launcher(name: str, settings: list[str]) -> Iterator[Any]:
         context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
         with attended() if "submitit" in OmegaConf.select(config, "hydra.launcher._target_") else nullcontext():
             yield Plugins.instance().instantiate_launcher(hydra_context=context, task_function=job, config=config)
-
-
-def _missing(name: str, there: list[str]) -> UsageError:
-    if name.startswith("submitit_") or name == "slurm":
-        return MachineError(f"hydra/launcher={name} needs a package that is not installed: pip install 'msrnn-bench[slurm]'")
-    known = sorted({PROCESSES, "slurm", *there})
-    return UsageError(f"unknown hydra/launcher {name!r}{nearest(name, known)}; there are: {', '.join(known)}")
 
 
 def _handed(config: DictConfig, name: str) -> dict[str, str]:

@@ -122,7 +122,10 @@ def out_of_time(holder: Holder) -> str:
     job = _job(holder)
     if not _heeds(holder.pid, signal.SIGUSR2):
         return ""
-    SlurmJob(folder="multirun/.submitit/%j", job_id=job)._interrupt(timeout=True)
+    try:
+        SlurmJob(folder="multirun/.submitit/%j", job_id=job)._interrupt(timeout=True)
+    except subprocess.CalledProcessError:
+        return ""  # it was over
     return f"job._interrupt(timeout=True) of {job} at {holder.label}"
 
 

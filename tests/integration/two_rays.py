@@ -48,8 +48,6 @@ if __name__ == "__main__":
         told = (process := sweep("calm")).communicate()[0]
         assert process.returncode == 0, told
         tables = {"calm": read("calm")}
-        tables["processes"] = disturbed("processes", killed, "hydra/launcher=processes")
-        tables["submitit_local"] = disturbed("submitit_local", killed, "hydra/launcher=submitit_local")
         with cluster() as made:
             second = made.second.all_processes["raylet"][0].process.pid
 
@@ -61,4 +59,6 @@ if __name__ == "__main__":
 
             tables["ray_killed"] = disturbed("ray_killed", killed, *RAY)
             tables["ray_node_lost"] = disturbed("ray_node_lost", node_lost, *RAY)
+        for name in ("processes", "submitit_local"):
+            tables[name] = disturbed(name, killed, f"hydra/launcher={name}")
         compare(tables)
