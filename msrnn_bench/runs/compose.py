@@ -169,7 +169,8 @@ def _compose(overrides: list[str]) -> tuple[DictConfig, dict[str, Any]]:
         params = dict(config.hydra.sweeper.params or {})
     except Exception as error:  # Hydra has bare ones too, for what it did not foresee
         raise UsageError(_one_line(error, overrides)) from error
-    if config.hydra.runtime.choices.get("hydra/launcher") != "basic" or any(str(key).startswith("hydra") for key in params):
+    plain = any(o.startswith("hydra/launcher=") for o in overrides) or config.hydra.runtime.choices["hydra/launcher"] == "basic"
+    if not plain or any(str(key).startswith("hydra") for key in params):
         raise UsageError(
             "an experiment says what is measured, not where: take hydra/launcher out of its YAML; add it behind sweep"
         )

@@ -160,6 +160,8 @@ def _name(settings: list[str]) -> str:
     names = [o.partition("=")[2].strip("'\"") for o in settings if o.startswith("hydra/launcher=")]
     if len(names) != 1:
         raise UsageError("hydra/launcher is given twice: all cells are launched one way")
+    if names[0] in ("", "null"):
+        raise UsageError("hydra/launcher= names no launcher: leave it out, or see docs/clusters.md for what there is")
     return names[0]
 
 
