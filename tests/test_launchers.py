@@ -142,6 +142,10 @@ def test_a_job_that_cannot_even_be_tried_says_why(here, fake, capfd, monkeypatch
         (["hydra/launcher=basic", "documents=0"], "documents=0 must be"),
         (["hydra/launcher=basic", "hydra.sweep.dir=r/jobs"], "lies inside the results folder r"),
         (["hydra/launcher=basic", "hydra.sweep.dir=."], "give them a folder of their own"),
+        (
+            ["hydra/launcher=submitit_local", "task=efficiency", "hydra.sweeper.max_batch_size=2"],
+            "hydra.sweeper.max_batch_size=1",
+        ),
         (["hydra/launcher=null"], "hydra/launcher= names no launcher"),
         (["hydra/launcher=basic", "hydra/sweeper=basic"], "there is no sweeper to choose"),
         (["hydra.launcher.cpus=1"], "is Hydra's own, and this command has no use for it"),

@@ -66,6 +66,11 @@ def run(given: list[str], command: list[str]) -> int:
         raise UsageError(f"workers are processes of this machine, which hydra/launcher={name} does not use: leave workers out")
     with _launcher(name, settings) as launcher:
         cells = grid.prepared(points, CellProgress(len(points)))
+        timed = [cell.task.name for cell in cells if getattr(cell.task, "timed", False)]
+        if timed and name in ("ray", "submitit_local") and _at_once(launcher.config, name) != 1:
+            raise UsageError(
+                f"task={timed[0]} measures time, and several jobs slow each other down: hydra.sweeper.max_batch_size=1"
+            )
         folder = Path(str(launcher.config.hydra.sweep.dir))
         _private(folder, {cell.cell.results_dir for cell in cells})
         if grid.announce(cells):
