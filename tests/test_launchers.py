@@ -142,16 +142,13 @@ def test_a_job_that_cannot_even_be_tried_says_why(here, fake, capfd, monkeypatch
         (["hydra/launcher=basic", "documents=0"], "documents=0 must be"),
         (["hydra/launcher=basic", "hydra.sweep.dir=r/jobs"], "lies inside the results folder r"),
         (["hydra/launcher=basic", "hydra.sweep.dir=."], "give them a folder of their own"),
-        (
-            ["hydra/launcher=submitit_local", "task=efficiency", "hydra.sweeper.max_batch_size=2"],
-            "hydra.sweeper.max_batch_size=1",
-        ),
         (["hydra/launcher=null"], "hydra/launcher= names no launcher"),
         (["hydra/launcher=basic", "hydra/sweeper=basic"], "there is no sweeper to choose"),
         (["hydra.launcher.cpus=1"], "is Hydra's own, and this command has no use for it"),
     ],
 )
-def test_mistakes_are_found_before_anything_is_launched(given, says, here, fake, capfd):
+def test_mistakes_are_found_before_anything_is_launched(given, says, here, fake, capfd, monkeypatch):
+    monkeypatch.setattr(launch, "find_spec", lambda name: True)  # of the extras no more than their names is needed
     assert sweep(*given) == 2
     out, err = capfd.readouterr()
     assert says in err and err.count("\n") == 1 and not out and not fake.batches and list(here.iterdir()) == []
@@ -186,6 +183,15 @@ def test_a_cell_in_other_hands_is_waited_for(here, fake, capfd, monkeypatch):
     monkeypatch.setattr(launch, "LOOK", 0.1)
     assert sweep("hydra/launcher=basic", "policy=tova", "cache=8") == 0
     assert "waiting for 1 cells in the hands of other processes" in capfd.readouterr().err and len(fake.batches) == 2
+
+
+def test_what_measures_time_is_launched_alone(here, fake, capfd, monkeypatch):
+    monkeypatch.setattr("msrnn_bench.tasks.perplexity.Perplexity.timed", True, raising=False)
+    monkeypatch.setattr(launch, "find_spec", lambda name: True)
+    assert sweep("hydra/launcher=ray") == 2 and not fake.batches
+    assert "several jobs slow each other down: hydra.sweeper.max_batch_size=1" in capfd.readouterr().err
+    assert sweep("hydra/launcher=ray", "hydra.sweeper.max_batch_size=1", "policy=tova") == 0
+    assert [len(batch) for batch in fake.batches] == [1, 1]
 
 
 def test_one_cell_needs_no_launcher(capfd):

@@ -21,6 +21,7 @@ RAY = ["hydra/launcher=ray", "hydra.launcher.address=auto"]
 @contextmanager
 def cluster() -> Iterator[Any]:
     """Two raylets of one core each, as on two machines; the second one may be lost."""
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # a busy machine needs more than its 30
     import ray
     from ray.cluster_utils import Cluster
 
