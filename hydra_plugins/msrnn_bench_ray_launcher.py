@@ -50,7 +50,7 @@ class RayLauncher(Launcher):
         import ray
 
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-        ray.init(address=self.address, ignore_reinit_error=True, log_to_driver=True, logging_level=logging.ERROR)
+        ray.init(address=self.address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
         # A worker of several threads beside others would spin them all to a crawl: threads are what the job was given, and they
         # are counted when a library is loaded, which a worker may do before it is told of its job.
         environment = {"env_vars": dict(self.config.hydra.job.env_set), "working_dir": None}
