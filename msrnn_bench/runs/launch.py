@@ -28,6 +28,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from msrnn_bench.errors import MachineError, UsageError, one_line, shown
+from msrnn_bench.hub import commits
 from msrnn_bench.results.leases import free
 from msrnn_bench.runs import grid
 from msrnn_bench.runs.cell import RUN, Prepared
@@ -64,8 +65,8 @@ def run(given: list[str], command: list[str]) -> int:
         raise UsageError("dry_run=true measures nothing, so no launcher is needed: leave hydra/launcher=... out")
     if any(config.get("workers") != 1 for _, config in points):
         raise UsageError(f"workers are processes of this machine, which hydra/launcher={name} does not use: leave workers out")
+    cells = grid.prepared(points, CellProgress(len(points)))
     with _launcher(name, settings) as launcher:
-        cells = grid.prepared(points, CellProgress(len(points)))
         timed = [cell.task.name for cell in cells if getattr(cell.task, "timed", False)]
         if timed and name in ("ray", "submitit_local") and _at_once(launcher.config, name) != 1:
             raise UsageError(
@@ -193,9 +194,9 @@ def _launcher(name: str, settings: list[str]) -> Iterator[Any]:
 
 
 def _handed(config: DictConfig, name: str) -> dict[str, str]:
-    """The environment of a job: which run it belongs to, its threads, and where models lie; no secrets, for launchers show it."""
+    """What a job's environment says: its run, its threads, where models lie, which commits they are. No secrets: it is shown."""
     told = {key: value for key, value in os.environ.items() if HANDED.match(key)}
-    told["MSRNN_BENCH_RUN"] = RUN
+    told |= {"MSRNN_BENCH_RUN": RUN, **commits.environment()}
     threads = os.environ.get("OMP_NUM_THREADS") or _cpus(config) or (1 if name == "submitit_local" else None)
     if threads is not None:
         told |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
