@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
@@ -51,7 +51,8 @@ def disturbed(folder: str, disturb: Callable[[Holder], str], *more: str) -> pd.D
         while process.poll() is None and not said:
             time.sleep(0.05)
             for holder in holders(Path(folder)).values():
-                said = said or disturb(holder)
+                with suppress(psutil.NoSuchProcess, FileNotFoundError):  # its cell is done, and it is gone
+                    said = said or disturb(holder)
         told = process.communicate(timeout=1200)[0]
     finally:
         process.kill()
