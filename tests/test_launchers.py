@@ -2,6 +2,7 @@
 
 import json
 import os
+import pydoc
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from msrnn_bench.cli.main import main
 from msrnn_bench.results.cells import Cell
 from msrnn_bench.results.leases import lease
 from msrnn_bench.results.plans import plans
-from msrnn_bench.runs import launch, launched
+from msrnn_bench.runs import build, launch, launched
 
 GRID = [
     "experiment=smoke", "model=local", f"model.path={TINY_MODEL}", "dataset=text", f"dataset.path={HELD_OUT}", "context=64",
@@ -256,6 +257,27 @@ def test_signals_in_a_job(tmp_path):
     finally:
         signal.signal(signal.SIGUSR2, before[0])
         signal.signal(signal.SIGTERM, before[1])
+
+
+def test_a_job_that_is_queued_again_ends_as_submitit_wants(monkeypatch):
+    """Even in the middle of an import, whose errors are told as the module's."""
+    monkeypatch.setattr("msrnn_bench.runs.launched.measure_cell", lambda config: build._named("signalled.Task", "task"))
+    monkeypatch.setattr("pydoc.safeimport", interrupted)
+    before = signal.signal(signal.SIGUSR2, lambda *_: sys.exit(144))
+    try:
+        with pytest.raises(SystemExit) as end:
+            launched.job(None)
+        assert end.value.code == 144
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
+def interrupted(path, *args):
+    """pydoc's import of a module, during which the signal comes."""
+    try:
+        signal.raise_signal(signal.SIGUSR2)
+    except BaseException:
+        raise pydoc.ErrorDuringImport("signalled.py", sys.exc_info()) from None
 
 
 def test_a_process_follows_one_that_is_not_its_parent():

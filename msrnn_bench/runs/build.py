@@ -66,6 +66,8 @@ def _named(target: Any, group: str) -> Any:
     try:
         made = pydoc.locate(target)
     except pydoc.ErrorDuringImport as error:
+        if isinstance(error.value, KeyboardInterrupt):
+            raise error.value from error
         raise UsageError(f"{group}._target_={target} cannot be imported ({one_line(error.value or error)})") from error
     if made is None:
         raise UsageError(f"{group}._target_={target} does not exist: give the dotted name of a class")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,9 +30,15 @@ def job(config: DictConfig) -> str | None:
     try:
         with _given_back_on_signals():
             measure_cell(config)
+    except _QueuedAgain as end:
+        sys.exit(end.args[0])
     except Exception as error:
         return why(error)
     return None
+
+
+class _QueuedAgain(KeyboardInterrupt):
+    """submitit has had the job queued again, and is to end with this code. An interrupt, for nobody takes it for his own."""
 
 
 def measure_cell(config: DictConfig) -> None:
@@ -72,6 +79,8 @@ def _never_failing(handler: Callable[[int, FrameType | None], object]) -> Callab
     def handle(number: int, frame: FrameType | None) -> None:
         try:
             handler(number, frame)
+        except SystemExit as end:
+            raise _QueuedAgain(end.code) from end
         except Exception as error:
             raise KeyboardInterrupt from error
 
