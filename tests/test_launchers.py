@@ -19,6 +19,7 @@ from msrnn_bench.results.cells import Cell
 from msrnn_bench.results.leases import lease
 from msrnn_bench.results.plans import plans
 from msrnn_bench.runs import build, launch, launched
+from msrnn_bench.runs.cell import this_run
 
 GRID = [
     "experiment=smoke", "model=local", f"model.path={TINY_MODEL}", "dataset=text", f"dataset.path={HELD_OUT}", "context=64",
@@ -101,6 +102,12 @@ def test_what_is_open_is_launched_until_it_is_measured(here, fake, capfd):
     assert [len(plan.cells) for plan in plans(Path("r"))] == [3]
     assert sweep("hydra/launcher=basic", "hydra.sweeper.max_batch_size=1", "cache=8,16,32") == 0
     assert [len(batch) for batch in fake.batches] == [3, 2, 1] and "cache=32" in fake.batches[-1][0]
+
+
+def test_a_shared_cell_is_a_job_for_each_part(here, fake, capfd):
+    fake.deaths[:] = [True, True]
+    assert sweep("hydra/launcher=basic", "policy=tova", "cache=8", "documents=2", "shards=2") == 0
+    assert [len(batch) for batch in fake.batches] == [2, 2] and len(list(Path("r/cells").glob("*.csv"))) == 1
 
 
 def test_it_ends_when_nothing_goes_on(here, fake, capfd):
@@ -233,7 +240,7 @@ def test_a_job_is_told_what_it_needs_and_no_secret(monkeypatch):
         monkeypatch.setenv(key, value)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     told = launch._handed(OmegaConf.create({"hydra": {"launcher": {"cpus": 3}}}), "ray")
-    assert told["MSRNN_BENCH_RUN"] == launch.RUN and told["OMP_NUM_THREADS"] == told["MKL_NUM_THREADS"] == "3"
+    assert told["MSRNN_BENCH_RUN"] == this_run() and told["OMP_NUM_THREADS"] == told["MKL_NUM_THREADS"] == "3"
     assert told["HF_HOME"] == "/h" and told["MSRNN_JUDGE_URL"] == "u" and not {"HF_TOKEN", "MSRNN_API_KEY", "OTHER"} & set(told)
     alone = launch._handed(OmegaConf.create({"hydra": {"launcher": {}}}), "submitit_local")
     assert launched.LAUNCHER not in told and alone[launched.LAUNCHER] == str(os.getpid()) and alone["OMP_NUM_THREADS"] == "1"

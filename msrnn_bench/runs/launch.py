@@ -31,12 +31,13 @@ from msrnn_bench.errors import MachineError, UsageError, one_line, shown
 from msrnn_bench.hub import commits
 from msrnn_bench.results.leases import free
 from msrnn_bench.runs import grid
-from msrnn_bench.runs.cell import RUN, Prepared
+from msrnn_bench.runs.cell import RUN, Prepared, begin_run, this_run
 from msrnn_bench.runs.compose import compose_grid, config_dir, nearest
 from msrnn_bench.runs.launched import LAUNCHER, job
 from msrnn_bench.runs.measure import LOOK
 from msrnn_bench.runs.overrides import quoted, understood
 from msrnn_bench.runs.progress import CellProgress
+from msrnn_bench.runs.shards import expand
 from msrnn_bench.runs.submitted import attended
 
 PROCESSES = "processes"  # the built-in one: `workers`
@@ -60,6 +61,7 @@ def run(given: list[str], command: list[str]) -> int:
     package, extra = EXTRAS.get(name, ("hydra", ""))
     if find_spec(package) is None:
         raise MachineError(f"hydra/launcher={name} needs a package that is not installed: pip install 'msrnn-bench[{extra}]'")
+    begin_run()
     points = compose_grid(rest, experiment_grid=True)
     if any(config.get("dry_run") for _, config in points):
         raise UsageError("dry_run=true measures nothing, so no launcher is needed: leave hydra/launcher=... out")
@@ -85,7 +87,7 @@ def _until_settled(launcher: Any, cells: Sequence[Prepared], name: str) -> None:
     stalled = 0
     while (open_ := _open(cells)) and stalled < ROUNDS:
         before = _moved(cells)
-        reasons = _launched(launcher, [list(cell.overrides) for cell in open_], name)
+        reasons = _launched(launcher, [list(part.overrides) for part in expand(open_)], name)
         _let_others_end(cells)
         stalled = 0 if _moved(cells) != before else stalled + 1
         if left := len(_open(cells)):
@@ -97,7 +99,7 @@ def _until_settled(launcher: Any, cells: Sequence[Prepared], name: str) -> None:
 def _let_others_end(cells: Sequence[Prepared]) -> None:
     """Wait for the open cells that a process is at: another sweep's, or a dead one that is not known as such before its time."""
     told = False
-    while busy := sum(not free(cell.cell) for cell in _open(cells)):
+    while busy := sum(not all(free(part.cell) for part in (cell, *expand([cell]))) for cell in _open(cells)):
         if not told:
             print(f"waiting for {busy} cells in the hands of other processes", file=sys.stderr, flush=True)
         told = True
@@ -137,7 +139,7 @@ def _open(cells: Sequence[Prepared]) -> list[Prepared]:
 
 def _moved(cells: Sequence[Prepared]) -> tuple[int, int]:
     """How far the cells are: those that are over, and what the others have written down."""
-    journals = [cell.cell.journal for cell in cells]
+    journals = [part.cell.journal for part in expand(cells)]
     return len(cells) - len(_open(cells)), sum(path.stat().st_size for path in journals if path.is_file())
 
 
@@ -196,7 +198,7 @@ def _launcher(name: str, settings: list[str]) -> Iterator[Any]:
 def _handed(config: DictConfig, name: str) -> dict[str, str]:
     """What a job's environment says: its run, its threads, where models lie, which commits they are. No secrets: it is shown."""
     told = {key: value for key, value in os.environ.items() if HANDED.match(key)}
-    told |= {"MSRNN_BENCH_RUN": RUN, **commits.environment()}
+    told |= {RUN: this_run(), **commits.environment()}
     threads = os.environ.get("OMP_NUM_THREADS") or _cpus(config) or (1 if name == "submitit_local" else None)
     if threads is not None:
         told |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}

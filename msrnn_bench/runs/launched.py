@@ -45,12 +45,13 @@ def measure_cell(config: DictConfig) -> None:
     """The cell of a configuration that Hydra has composed."""
     from msrnn_bench.results.leases import BEAT, PATIENCE
     from msrnn_bench.runs.cell import prepare
-    from msrnn_bench.runs.measure import LOOK, measure_one
+    from msrnn_bench.runs.measure import LOOK, measure_part
+    from msrnn_bench.runs.shards import expand
 
     begin = time.monotonic()
     with CellProgress(1) as progress:
         cell = prepare(config, list(HydraConfig.get().overrides.task), progress, {})
-        while not cell.done and cell.failure is None and measure_one(cell, progress) == "busy":
+        while not cell.done and cell.failure is None and "busy" in [measure_part(part, progress) for part in expand([cell])]:
             if time.monotonic() - begin > PATIENCE + 2 * BEAT:
                 return  # its owner lives: it was no dead one's, such as that of this very job before it was queued again
             time.sleep(LOOK)
