@@ -58,15 +58,15 @@ def run(given: list[str], command: list[str]) -> int:
             raise UsageError(f"{settings[1]}: the launcher {PROCESSES} has one setting, workers=N")
         chosen = any(o.startswith("workers=") for o in rest)
         return grid.run([*rest, *([] if chosen else ["workers=2"])], experiment_grid=True, single=False)
-    package, extra = EXTRAS.get(name, ("hydra", ""))
-    if find_spec(package) is None:
-        raise MachineError(f"hydra/launcher={name} needs a package that is not installed: pip install 'msrnn-bench[{extra}]'")
     begin_run()
     points = compose_grid(rest, experiment_grid=True)
     if any(config.get("dry_run") for _, config in points):
         raise UsageError("dry_run=true measures nothing, so no launcher is needed: leave hydra/launcher=... out")
     if any(config.get("workers") != 1 for _, config in points):
         raise UsageError(f"workers are processes of this machine, which hydra/launcher={name} does not use: leave workers out")
+    package, extra = EXTRAS.get(name, ("hydra", ""))
+    if find_spec(package) is None:
+        raise MachineError(f"hydra/launcher={name} needs a package that is not installed: pip install 'msrnn-bench[{extra}]'")
     cells = grid.prepared(points, CellProgress(len(points)))
     with _launcher(name, settings) as launcher:
         timed = [cell.task.name for cell in cells if getattr(cell.task, "timed", False)]
