@@ -115,7 +115,7 @@ def test_force_measures_all_again_with_workers_too(tmp_path):
 def test_a_cell_that_ends_its_processes_has_failed(tmp_path, monkeypatch, capsys):
     recorded = []
     monkeypatch.setattr(slots, "record_failure", lambda cell, error, reason: recorded.append(reason))
-    cell = type("C", (), {"cell": type("D", (), {"label": "tiny tova"})()})()
+    cell = type("C", (), {"cell": type("D", (), {"label": "tiny tova", "told": "tiny tova"})()})()
     slots._judge(cell, -9, 1, False)
     slots._judge(cell, -11, 2, False)
     assert recorded == [] and "SIGSEGV; another goes on from there" in capsys.readouterr().err

@@ -1,8 +1,8 @@
 """The figures, found by discovery: one file each, named after the figure, with `plot(table, **options) -> Figure`.
 
 A figure is a function of the summary table, or of all rows where its module says `TABLE = "tidy"`, and of what `ARRAYS` names of
-each cell's arrays; `TASKS` and `UNASKED` in its module name the tasks and metrics it is drawn of without being asked for. May
-import results and errors. None loads a model, reads a results folder or imports torch.
+each cell's arrays; `TASKS` and `UNASKED` in its module name the tasks and metrics it is drawn of without being asked for.
+May import results and errors. None loads a model, reads a results folder or imports torch.
 """
 
 import importlib
