@@ -84,6 +84,7 @@ def test_there_is_advice_to_check():
 @pytest.mark.parametrize(("where", "key", "value"), ADVISED, ids=[f"{w} {k}={v}" for w, k, v in ADVISED])
 def test_advice_can_be_followed(where, key, value):
     known = {*GROUPS, *Settings.__annotations__, *classes(), *python(), *OTHERS}
+    known |= {"trust", "keep", "watch", "hydra.sweep.dir", "hydra.sweeper.max_batch_size"}  # of rerun, status and launchers
     known |= {"figure", "metric", "out", "paper", "published", "note", *plotting.OPTIONS}  # of collect and plot
     known |= {name.partition(".")[2] for name in classes()}  # where the message is about a group's file
     assert key in known, f"{where} names {key}, which is no setting"

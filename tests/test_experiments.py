@@ -3,8 +3,6 @@ the documents replaced; `msrnn-bench paper` goes through all of them.
 """
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -167,12 +165,12 @@ def commands(monkeypatch, tmp_path):
     """What `paper` runs, noted and not run; code 0, or what `codes` says of an experiment."""
     noted, codes = [], {}
 
-    def run(args, **_):
-        assert args[:3] == [sys.executable, "-m", "msrnn_bench.cli.main"]
-        noted.append(args[3:])
-        return SimpleNamespace(returncode=next((code for name, code in codes.items() if name in args), 0))
+    def start(args, **_):
+        noted.append(args)
+        return SimpleNamespace(wait=lambda: next((code for name, code in codes.items() if name in args), 0))
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(paper.children, "start", start)
+    monkeypatch.setattr(paper.children, "end", lambda child: None)
     monkeypatch.chdir(tmp_path)
     return noted, codes
 

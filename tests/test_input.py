@@ -190,8 +190,8 @@ def here(tmp_path, monkeypatch):
     def ready(cells, *_, **__):
         raise ReadyError
 
-    monkeypatch.setattr(grid, "_measure", ready)
-    monkeypatch.setattr(grid, "_spawn", ready)
+    monkeypatch.setattr(grid, "_run_one", ready)
+    monkeypatch.setattr(grid, "announce", ready)
     return folder
 
 

@@ -28,7 +28,7 @@ def main(args: list[str]) -> int:
     cells = [arg for arg in args if not arg.startswith("results_dir=")]
     folders = named(next((arg.partition("=")[2] for arg in args if arg.startswith("results_dir=")), "results"))
     if len(cells) != 2:
-        raise UsageError(f"diff takes two cells, got {len(cells)}: msrnn-bench diff CELL CELL [results_dir=A,B]")
+        raise UsageError(f"diff takes two cells, got {len(cells)}: msrnn-bench diff CELL CELL")
     paths = [find(cell, folders) for cell in cells]
     manifests = [manifest_of(path) for path in paths]
     for letter, path, manifest in zip("AB", paths, manifests, strict=True):

@@ -30,7 +30,7 @@ SHOWN = 12  # kinds of numbers that did not come out the same
 def main(args: list[str]) -> int:
     """0 where every number came out the same, to rounding at least; 1 where one did not."""
     if not args or ("=" in args[0] and not Path(args[0]).is_file()):
-        raise UsageError("rerun which cell? msrnn-bench rerun CELL [dataset.path=...] [keep=FOLDER] [results_dir=A,B]")
+        raise UsageError("rerun which cell? msrnn-bench rerun CELL [dataset.path=...] [keep=FOLDER]")
     own = dict(OPTIONS)
     own |= {key: value for key, _, value in (arg.partition("=") for arg in args[1:]) if key in OPTIONS}
     if own["trust"] not in ("true", "false"):

@@ -55,7 +55,7 @@ def run(given: list[str], command: list[str]) -> int:
     name = _name(settings)
     if name == PROCESSES:
         if len(settings) > 1:
-            raise UsageError(f"{settings[1]}: the launcher {PROCESSES} has one setting, workers=N")
+            raise UsageError(f"{settings[1]}: the launcher {PROCESSES} has one setting, such as workers=2")
         chosen = any(o.startswith("workers=") for o in rest)
         return grid.run([*rest, *([] if chosen else ["workers=2"])], experiment_grid=True, single=False)
     begin_run()
