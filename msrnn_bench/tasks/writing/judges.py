@@ -159,11 +159,13 @@ class LocalJudge:
     prompt: str
 
     def __call__(self, request: str, first: str, second: str) -> str:
+        import torch
+
         ids, letters = self._tokens(self.prompt.format(request=request, first=first, second=second))
         limit = self.loaded.info["positions"]
         if limit is not None and len(ids) > limit:
             raise UnjudgedError(f"has {limit} positions for a question of {len(ids)} tokens")
-        a, b = self._next(ids)[letters].double().logsumexp(0).tolist()
+        a, b = self._next(ids)[torch.tensor(letters)].double().logsumexp(0).tolist()
         return "tie" if a == b else "A" if a > b else "B"
 
     def _tokens(self, text: str) -> tuple[list[int], list[list[int]]]:
