@@ -143,7 +143,7 @@ def test_a_job_that_cannot_even_be_tried_says_why(here, fake, capfd, monkeypatch
         (["hydra/launcher=ray", "hydra.launcher.cpus=1,2"], "all cells are launched one way: give hydra.launcher.cpus one"),
         (["hydra/launcher=ray", "hydra/launcher=basic"], "hydra/launcher is given twice"),
         (["hydra/launcher=ray", "hydra.launcher.cpu=1"], "hydra/launcher=ray cannot be set so"),
-        (["hydra/launcher=processes", "hydra.launcher.cpus=1"], "the launcher processes has one setting, workers=N"),
+        (["hydra/launcher=processes", "hydra.launcher.cpus=1"], "the launcher processes has one setting, such as workers=2"),
         (["hydra/launcher=basic", "workers=2"], "leave workers out"),
         (["hydra/launcher=basic", "dry_run=true"], "leave hydra/launcher=... out"),
         (["hydra/launcher=basic", "polcy=tova,h2o"], "did you mean 'policy'"),

@@ -19,6 +19,7 @@ from msrnn_bench.cli.main import main
 from msrnn_bench.results import intervals, reading
 from msrnn_bench.results.cells import RENAMED, read_manifest
 from msrnn_bench.results.reading import read_cells
+from msrnn_bench.results.spreadsheet import harmless
 from msrnn_bench.results.summary import collect, tables
 from msrnn_bench.results.tidy import as_csv
 
@@ -98,8 +99,8 @@ def test_text_that_csv_has_to_quote_stands_beside_text_that_it_has_not(tmp_path)
     assert set(rows["subtask"].dropna()) == set(ODD) and set(rows["dataset"]) == {*ODD, BASE.dataset}
     with (tmp_path / "tidy.csv").open(newline="", encoding="utf-8") as file:
         again = list(csv.DictReader(file))
-    assert [row["document"] for row in again] == rows["document"].tolist()
-    assert (tmp_path / "tidy.csv").read_bytes() == rows.to_csv(index=False, lineterminator="\n").encode()
+    assert [row["document"] for row in again] == harmless(rows)["document"].tolist()
+    assert (tmp_path / "tidy.csv").read_bytes() == harmless(rows).to_csv(index=False, lineterminator="\n").encode()
 
 
 def older(rows: Path) -> Path:

@@ -191,8 +191,7 @@ def killed(monkeypatch, after: int, folder, shards: int) -> None:
 
 
 def another_run(monkeypatch, name: str) -> None:
-    for module in ("cell", "execute", "shards"):
-        monkeypatch.setattr(f"msrnn_bench.runs.{module}.RUN", name)
+    monkeypatch.setenv("MSRNN_BENCH_RUN", name)
 
 
 def sharing_tasks() -> set[str]:

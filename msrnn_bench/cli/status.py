@@ -60,7 +60,7 @@ def _watch(look: Look, first: list[State]) -> None:
 
         with Live(console=Console(), auto_refresh=False) as live:
             for states in _looks(look, first):
-                live.update(Text("\n".join(told(look.folder, states)), overflow="ellipsis", no_wrap=True), refresh=True)
+                live.update(Text("\n".join(told(look.folder, states)), overflow="fold"), refresh=True)
         return
     last, spoken = "", time.monotonic() - LINE_EVERY
     for states in _looks(look, first):
@@ -93,9 +93,9 @@ def told(folder: Path, states: list[State]) -> Iterator[str]:
     yield f"{folder}: {len(states)} cell{'s' * (len(states) != 1)}, {counts}{about}"
     for name in STATES[1:]:
         listed = [one for one in states if one.state == name]
-        width = max((len(_plain(one.label) or one.id) for one in listed[:SHOWN]), default=0)
+        width = max((len(_name(one)) for one in listed[:SHOWN]), default=0)
         for one in listed[:SHOWN]:
-            yield f"{name:<10}  {_plain(one.label) or one.id:<{width}}  {_detail(one)}".rstrip()
+            yield f"{name:<10}  {_name(one):<{width}}  {_detail(one)}".rstrip()
         if len(listed) > SHOWN:
             yield f"{name:<10}  and {len(listed) - SHOWN} more"
     if count["failed"]:
@@ -105,6 +105,10 @@ def told(folder: Path, states: list[State]) -> Iterator[str]:
         for plan in plans(folder):
             if known & {cell.id for cell in plan.cells}:
                 yield f"nobody is at work; this goes on: {_plain(shlex.join(['msrnn-bench', *plan.command]))}"
+
+
+def _name(one: State) -> str:
+    return _plain(one.label) or _plain(one.id)
 
 
 def _detail(one: State) -> str:

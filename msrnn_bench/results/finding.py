@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from msrnn_bench.errors import UsageError, shown
+from msrnn_bench.results.guarded import listed
 
 ID = 16  # hex digits
 
@@ -18,8 +19,8 @@ def find(name: str, folders: Sequence[Path]) -> Path:
         return path.with_suffix(".json")
     if not re.fullmatch(f"[0-9a-f]{{1,{ID}}}", name):
         raise UsageError(f"{shown(name)} names no cell: give its id, the beginning of it, or the path of its .json")
-    places = [place for folder in folders for place in (folder / "cells", *sorted(folder.glob("*/cells")))]
-    named = [path for place in places for path in sorted(place.glob(f"{name}*.json"))]
+    places = [place for folder in folders for place in (folder, *(cells.parent for cells in sorted(folder.glob("*/cells"))))]
+    named = [path for place in places for path in listed(place, ".json") if path.name.startswith(name)]
     found = [path for path in named if len(path.stem) == ID and path.is_file()]
     if not found:
         where = ", ".join(map(str, folders))

@@ -14,6 +14,7 @@ from typing import Any
 
 from msrnn_bench.errors import MachineError
 from msrnn_bench.results.cells import read_manifest
+from msrnn_bench.results.guarded import no_link
 from msrnn_bench.results.leases import BEAT, PATIENCE, Holder, holders
 from msrnn_bench.results.plans import plans
 
@@ -65,7 +66,7 @@ class Look:
         """What the manifests say, and the cells of which there is anything else."""
         names: dict[str, dict[str, os.stat_result]] = defaultdict(dict)
         try:
-            with os.scandir(self.folder / "cells") as entries:
+            with os.scandir(no_link(self.folder / "cells")) as entries:
                 for entry in entries:
                     stem, _, kind = entry.name.rpartition(".")
                     if kind in ("json", "csv", "jsonl") and not stem.startswith(".") and entry.is_file(follow_symlinks=False):
