@@ -14,6 +14,7 @@ from msrnn_bench.report import claims_perplexity, claims_reach, claims_states, c
 from msrnn_bench.report.claim import Claim
 from msrnn_bench.report.deciding import Finding, Part, decide
 from msrnn_bench.report.evidence import Scene, scenes
+from msrnn_bench.report.telling import several
 from msrnn_bench.report.verdict import BY_POINT, NOT_MEASURED, NOT_REPRODUCED, REPRODUCED, STATED, UNDECIDED, Verdict
 
 
@@ -119,8 +120,7 @@ def _scope(scene: Scene, finding: Finding) -> str:
 
 
 def _pooled(of: Sequence[Scene], finding: Finding) -> str:
-    models = list(dict.fromkeys(str(scene.settings["model"]) for scene in of))
-    named = ", ".join(models[:3]) + (f" and {len(models) - 3} more models" if len(models) > 3 else "")
+    named = several(sorted(dict.fromkeys(str(scene.settings["model"]) for scene in of), key=lambda name: name.endswith("(twin)")))
     random = any(scene.settings["weights"] == "random" for scene in of)
     dtypes = " and ".join(sorted({str(scene.settings["dtype"]) for scene in of}))
     return f"{named}, n={finding.n}, {dtypes}" + (", some with random weights" if random else "")

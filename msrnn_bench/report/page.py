@@ -118,12 +118,13 @@ def _contents(parts: Sequence[Part], shared: bool) -> list[tuple[str, str]]:
 
 def _lead(folders: Sequence[Folder], whole: Together) -> list[str]:
     """What the page is made of, in two sentences."""
-    cells, models = whole.rows["cell"].nunique(), sorted(set(whole.rows["model"]))
+    cells = whole.rows["cell"].nunique()
+    models = telling.several(sorted(set(whole.rows["model"]), key=lambda name: (str(name).endswith("(twin)"), name)))
     tasks = sorted(set(whole.rows["task"]))
     names = ", ".join(folder.name for folder in folders)
     number = "one folder" if len(folders) == 1 else f"{len(folders)} folders, side by side and not pooled"
     return [
-        f"{cells:,} finished cell{'s' * (cells != 1)} of {', '.join(models) or 'no model'} ({', '.join(tasks) or 'no task'}) "
+        f"{cells:,} finished cell{'s' * (cells != 1)} of {models or 'no model'} ({', '.join(tasks) or 'no task'}) "
         f"from {number}: {names}.",
         "Intervals are 95% intervals over documents; of another model, seed or kind of text they say nothing.",
     ]

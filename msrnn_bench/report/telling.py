@@ -22,5 +22,12 @@ def listed(names: list[str], comma: str = ",") -> str:
     return names[0] if len(names) == 1 else f"{f'{comma} '.join(names[:-1])} and {names[-1]}"
 
 
+def several(names: list[str], most: int = 3) -> str:
+    """All of a few names; of many the first ones and how many more."""
+    shown = names if len(names) <= most + 1 else names[:most]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more models" if more else "")
+
+
 def sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + "."
