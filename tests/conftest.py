@@ -1,6 +1,7 @@
 """Paths, policies found rather than listed, and tiny models of random weights that every test may share."""
 
 import importlib.metadata
+import logging
 import os
 from functools import cache
 from pathlib import Path
@@ -42,6 +43,17 @@ def evicting() -> list[str]:
 @pytest.fixture(autouse=True)
 def _same_numbers() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _own_logs():
+    """What Hydra and lm-eval hang on the root logger would write to this test's screen, which is closed, in the next one."""
+    before = logging.root.handlers[:], logging.root.level
+    yield
+    for handler in logging.root.handlers[:]:
+        if handler not in before[0] and type(handler) in (logging.StreamHandler, logging.FileHandler):
+            logging.root.removeHandler(handler)
+    logging.root.setLevel(before[1])
 
 
 CONFIGS = {
