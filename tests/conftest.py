@@ -53,6 +53,7 @@ def _own_logs():
     for handler in logging.root.handlers[:]:
         if handler not in before[0] and type(handler) in (logging.StreamHandler, logging.FileHandler):
             logging.root.removeHandler(handler)
+            handler.close()
     logging.root.setLevel(before[1])
 
 
