@@ -31,8 +31,8 @@ TINY = ROOT / "tests/tiny"
 TIMINGS = ["seconds", "tokens_per_second", "peak_bytes"]
 GRID = ["run", "-m", "model=local", f"model.path={TINY / 'model'}", "policy=tova,h2o,random,window", "cache=8,12,16,20,24,32"]
 KINDS = {
-    "perplexity": ["dataset=text", "documents=4", "context=192", "tokens=192", "engine=recurrence"],  # of four texts
-    "stories": ["task=stories", "task.prompt=Once", "task.stories=4", "task.new_tokens=32", "task.batch=1", "context=192"],
+    "perplexity": ["dataset=text", "documents=4", "context=192", "tokens=1152", "engine=recurrence"],  # of four texts
+    "stories": ["task=stories", "task.prompt=Once", "task.stories=6", "task.new_tokens=96", "task.batch=1", "context=192"],
 }  # fmt: skip
 DEATHS = {
     (who, name): 8 if name in ("KILL", "TERM") else 7 for who in ("parent", "worker") for name in ("KILL", "TERM", "INT", "HUP")
