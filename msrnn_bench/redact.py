@@ -53,6 +53,11 @@ def redactor() -> Callable[[str], str]:
     return clean
 
 
+def names_a_secret(variable: str) -> bool:
+    """Whether an environment variable's name says that its value is one."""
+    return _SECRET.search(variable) is not None and not variable.startswith("TOKENIZERS_")
+
+
 def redacted_values(held: Any) -> Any:
     """Nested data, every text in it redacted; keys are names of settings and stay."""
     return _walk(held, redactor())
@@ -118,7 +123,7 @@ def _secrets() -> dict[str, str]:
     """Every way in which a secret may be written -> the variable whose value it is."""
     found: dict[str, str] = {}
     for name, value in os.environ.items():
-        if _SECRET.search(name) and not name.startswith("TOKENIZERS_") and len(value) >= _SHORTEST:
+        if names_a_secret(name) and len(value) >= _SHORTEST:
             if re.fullmatch(r"[a-z]\w*", value) and value in _settings():
                 continue
             for form in _forms(value):

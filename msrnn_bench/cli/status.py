@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from msrnn_bench.errors import UsageError
+from msrnn_bench.redact import printable
 from msrnn_bench.results.leases import BEAT
 from msrnn_bench.results.plans import plans
 from msrnn_bench.results.states import QUIET, STATES, Look, State, seconds_left
@@ -126,5 +127,5 @@ def _duration(seconds: float) -> str:
 
 def _plain(text: str) -> str:
     """What a file says, fit for one line of a terminal."""
-    text = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    text = " ".join(printable(text).split())
     return text if len(text) <= 160 else text[:157] + "..."

@@ -25,9 +25,6 @@ from msrnn_bench.results.files import TEMPORARY, write_atomically
 from msrnn_bench.results.guarded import RefusedError, contents, name_of, no_link, plain
 from msrnn_bench.results.shape import misfit
 
-if typing.TYPE_CHECKING:
-    pass
-
 log = logging.getLogger(__name__)
 
 

@@ -68,6 +68,11 @@ class Prepared:
         return None if again and manifest.get("run") != this_run() else str(manifest.get("error", "no reason is noted"))
 
     @property
+    def settled(self) -> bool:
+        """Whether it is done, or has failed and is left alone."""
+        return self.done or self.failure is not None
+
+    @property
     def tokens_file(self) -> Path:
         return self.cell.csv.with_suffix(".npz")
 
@@ -105,7 +110,7 @@ def prepare(config: DictConfig, overrides: list[str], progress: Progress, shared
     plain: Any = OmegaConf.to_container(config, resolve=True)
     cell = Cell(folder, task.name, _label(parts), identifier)
     made = Prepared(cell, job, task, plain, known, config.force, config.keep_tokens, config.retry, overrides)
-    if not made.done and made.failure is None:  # else it was checked when it was measured, and to ask again takes seconds
+    if not made.settled:  # else it was checked when it was measured, and to ask again takes seconds
         if hasattr(model, "check"):
             model.check()
         task.check(job)

@@ -60,7 +60,7 @@ def prepared(points: list[tuple[list[str], DictConfig]], progress: CellProgress)
 
 def announce(cells: list[Prepared]) -> list[Prepared]:
     """Say what is there, leave word of the plan for those who look (`status`), and return what is to be measured."""
-    open_ = [cell for cell in cells if not cell.done and cell.failure is None]
+    open_ = [cell for cell in cells if not cell.settled]
     failed = sum(cell.failure is not None for cell in cells)
     more = f", {failed} failed earlier and are left alone (retry=failed tries them again)" if failed else ""
     print(f"{len(cells)} cells, {len(cells) - len(open_) - failed} finished already{more}", flush=True)

@@ -29,6 +29,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from msrnn_bench.errors import MachineError, UsageError, one_line, shown
 from msrnn_bench.hub import commits
+from msrnn_bench.redact import names_a_secret
 from msrnn_bench.results.leases import free
 from msrnn_bench.runs import grid
 from msrnn_bench.runs.cell import RUN, Prepared, begin_run, this_run
@@ -43,7 +44,7 @@ from msrnn_bench.runs.submitted import attended
 PROCESSES = "processes"  # the built-in one: `workers`
 EXTRAS = {"ray": ("ray", "ray"), **dict.fromkeys(("slurm", "submitit_slurm", "submitit_local"), ("submitit", "slurm"))}
 ROUNDS = 3  # launches after which nothing went on, and there is no use in another
-HANDED = re.compile(r"(MSRNN|HF|HUGGINGFACE|TRANSFORMERS)_(?!.*(TOKEN|KEY|SECRET|PASSWORD))")
+HANDED = ("MSRNN_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_")  # what a job is told of the environment, but for secrets
 
 
 def run(given: list[str], command: list[str]) -> int:
@@ -134,7 +135,7 @@ def _reason(ended: JobReturn) -> str | None:
 
 
 def _open(cells: Sequence[Prepared]) -> list[Prepared]:
-    return [cell for cell in cells if not cell.done and cell.failure is None]
+    return [cell for cell in cells if not cell.settled]
 
 
 def _moved(cells: Sequence[Prepared]) -> tuple[int, int]:
@@ -197,7 +198,7 @@ def _launcher(name: str, settings: list[str]) -> Iterator[Any]:
 
 def _handed(config: DictConfig, name: str) -> dict[str, str]:
     """What a job's environment says: its run, its threads, where models lie, which commits they are. No secrets: it is shown."""
-    told = {key: value for key, value in os.environ.items() if HANDED.match(key)}
+    told = {key: value for key, value in os.environ.items() if key.startswith(HANDED) and not names_a_secret(key)}
     told |= {RUN: this_run(), **commits.environment()}
     threads = os.environ.get("OMP_NUM_THREADS") or _cpus(config) or (1 if name == "submitit_local" else None)
     if threads is not None:

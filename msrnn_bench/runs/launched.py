@@ -51,7 +51,7 @@ def measure_cell(config: DictConfig) -> None:
     begin = time.monotonic()
     with CellProgress(1) as progress:
         cell = prepare(config, list(HydraConfig.get().overrides.task), progress, {})
-        while not cell.done and cell.failure is None and "busy" in [measure_part(part, progress) for part in expand([cell])]:
+        while not cell.settled and "busy" in [measure_part(part, progress) for part in expand([cell])]:
             if time.monotonic() - begin > PATIENCE + 2 * BEAT:
                 return  # its owner lives: it was no dead one's, such as that of this very job before it was queued again
             time.sleep(LOOK)

@@ -24,16 +24,16 @@ LOOK = 2.0  # seconds between two looks at cells that other processes are at
 def measure(cells: Sequence[Prepared], progress: CellProgress) -> None:
     """Measure what is neither finished nor failed, and wait for what others are at: one that dies leaves its cell to us."""
     progress.cells = len(cells)
-    progress.remaining = lambda: sum(not _settled(cell) for cell in cells)
+    progress.remaining = lambda: sum(not cell.settled for cell in cells)
     progress.at_first = (time.monotonic(), progress.remaining())
     waits = False
     with progress:
         while True:
             busy = []
             for number, cell in enumerate(cells, start=1):
-                if not _settled(cell) and measure_part(cell, progress, number) == "busy":
+                if not cell.settled and measure_part(cell, progress, number) == "busy":
                     busy.append(cell)
-            busy = [cell for cell in busy if not _settled(cell)]  # a cell's first part is busy until its last one is done
+            busy = [cell for cell in busy if not cell.settled]  # a cell's first part is busy until its last one is done
             if not busy:
                 return
             if not waits:
@@ -92,10 +92,6 @@ def why(error: BaseException) -> str:
     if out_of_memory(error):
         return f"out of memory ({one_line(error)}): {LESS_MEMORY}"
     return " ".join(str(error).split()) if isinstance(error, UsageError) else f"{type(error).__name__}: {one_line(error)}"
-
-
-def _settled(cell: Prepared) -> bool:
-    return cell.done or cell.failure is not None
 
 
 def _let_go(cell: Prepared, error: Exception) -> None:

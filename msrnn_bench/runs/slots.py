@@ -48,15 +48,14 @@ def run(cells: Sequence[Prepared], count: int) -> int:
                 children.end(running.pop(slot))
                 if code > 0 and code != INTERRUPTED:
                     return code
-                if code == INTERRUPTED and _open(cells):  # it alone was asked to end, and gave its cell back
-                    running[slot] = children.start(sys.argv[1:], environments[slot])
                 if code < 0:
                     cell = _at(cells, process.pid)
+                    name = cell.cell.id if cell else ""
                     before, memory = memory, _killed_for_memory()
-                    deaths[cell.cell.id if cell else ""] += 1
-                    _judge(cell, code, deaths[cell.cell.id if cell else ""], memory > before)
-                    if _open(cells):
-                        running[slot] = children.start(sys.argv[1:], environments[slot])
+                    deaths[name] += 1
+                    _judge(cell, code, deaths[name], memory > before)
+                if code and not all(cell.settled for cell in cells):  # it died, or it alone was asked to end
+                    running[slot] = children.start(sys.argv[1:], environments[slot])
         return 0
     finally:
         for process in running.values():
@@ -71,10 +70,6 @@ def _at(cells: Sequence[Prepared], pid: int) -> Prepared | None:
             if holder is not None and holder.here and holder.pid == pid:
                 return cell
     return None
-
-
-def _open(cells: Sequence[Prepared]) -> bool:
-    return any(not cell.done and cell.failure is None for cell in cells)
 
 
 def _judge(cell: Prepared | None, code: int, deaths: int, memory: bool) -> None:
