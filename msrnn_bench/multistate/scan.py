@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from msrnn_bench.multistate import compressed, fallback
+from msrnn_bench.multistate import compressed, fallback, gpu
 from msrnn_bench.multistate.draw import draw_key
 from msrnn_bench.multistate.positions import Rotation
 from msrnn_bench.multistate.products import BLOCK, Work, causal, scaled_logits, weighted_values
@@ -138,7 +138,12 @@ def _evict(
     seeds = [] if rule.seed is None else [draw_key(rule.seed, d, state.layer) for d in state.documents or ()]
     keep = end if rule.state_size is None else min(end, rule.state_size)
     buffers = [state.keys[:, :, :end], state.values[:, :, :end]] + ([keys, values] if work.mirrored else [])
-    if _compiled(q, rule):
+    if rule.score is None and gpu.usable(q.device):
+        rows, *moves = gpu.evict(by_decider, positions, scores, victims, seeds, rule, start, keep, values.dtype)
+        out = weighted_values(rows.view(batch, heads, n, end), values)
+        gpu.compact(state.keys, state.values, positions, scores, *moves)
+        work.forget_mirror()
+    elif _compiled(q, rule):
         from msrnn_bench.multistate import compiled  # numba: only where it is used
 
         norm = compiled.evict(by_decider, positions, scores, victims, q.to(work.exact), keys, scale, seeds, rule, start)
