@@ -30,13 +30,13 @@ FACTORS: dict[str, list[Any]] = {
     "heads": [(1, 1), (4, 2), (3, 3), (5, 1)],  # query heads, KV heads
     "batch": [1, 2],
     "dtype": [torch.float64, torch.float32, torch.bfloat16],
-    "size": [2, 3, 7, 16],
+    "size": [2, 3, 5, 9],
     "block": [3, 8, 96],
     "gain": [1, 12, 24],  # of the logits: a state may be all of a row, and leave
     "keys": ["different", "duplicated"],
     "call": ["one", "carried", "padded", "tokens"],
 }  # fmt: skip
-LONGEST = 48 if MANY else 20
+LONGEST = 48 if MANY else 15
 
 
 def designed(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:

@@ -13,6 +13,9 @@ from msrnn_bench.multistate.draw import draw_key, draws
 from msrnn_bench.multistate.state import State, score_dtype
 from msrnn_bench.policies import Rule
 
+# The assembler spills to have more programs at a time, of which there are never many.
+WALK = {"maxnreg": 255}
+
 
 def usable(device: torch.device, rule: Rule) -> bool:
     """Whether the kernels can do it there: they know the policy, Triton is installed, and the device is its, or its interpreter
@@ -101,7 +104,7 @@ def _walk(
         first_eviction, clock, steps, states, states if rule.state_size is None else rule.state_size, keep, rule.first,
         rule.recent, *state.positions.stride()[:2], *state.scores.stride()[:2], MEMORY=rule.memory, HEADS=_power(heads),
         DEAD=max(4, min(32, 1024 // _power(heads))), CERTIFICATE=certified, GIVEN=rule.seed is not None, SCORE=None,
-        EXACT=_name(logits.dtype), **_shape(logits),
+        EXACT=_name(logits.dtype), **_shape(logits), **WALK,
     )  # fmt: skip
     victims.copy_(left)
     return norms, died, moves
