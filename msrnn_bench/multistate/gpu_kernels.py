@@ -10,7 +10,7 @@ it stands, that is R rows of S numbers a step. But `means` has the rows' mean no
 by programs that need not wait for one another, and head by head the two differ by one factor r = Z / (Z - D), Z the row's sum and D
 its share of the dead, so that the true mean of a state lies between `mean * min r` and `mean * max r`. Only states whose lower bound
 does not exceed the lowest upper bound (with ETA on either side for rounding) can be the lowest; only they are read in all heads,
-in a fixed order of heads, so that the victim is the same to the last bit as if every state had been.
+in a fixed order of heads, so that the victim is the same to the last bit as if every state had been; a lone candidate leaves unread.
 """
 
 from __future__ import annotations
@@ -131,6 +131,7 @@ def walk(
         tl.store(norms + mine, (1.0 / left).to(EXACT), mask=real)
         # the certificate: who can be the lowest
         certain = full
+        lone = 0  # candidates; one alone leaves, and no head need be read
         least, bound = tl.sum(tl.zeros([TILE], EXACT), axis=0), tl.sum(tl.zeros([TILE], EXACT), axis=0)
         if CERTIFICATE:
             certain = full & (again == 0) & (step < steps - 1)
@@ -144,6 +145,11 @@ def walk(
                     mean = tl.load(means + step * states + at + slot, mask=eligible, other=float("inf"))
                     lowest = tl.minimum(lowest, mean)
                 bound = tl.min(lowest, axis=0) * (tl.max(tl.where(real, factor, 0.0), axis=0).to(EXACT) * (1 + ETA))
+                for at in range(0, width, TILE):
+                    position = tl.load(positions + at + slot, mask=at + slot < width, other=-1)
+                    eligible = (position >= first) & (position <= now - recent) & (position >= 0)
+                    mean = tl.load(means + step * states + at + slot, mask=eligible, other=float("inf"))
+                    lone += tl.sum((eligible & (mean * least <= bound)).to(tl.int32), axis=0)
         tl.debug_barrier()  # norms and tops are written
         # the scores, and the lowest of each lane
         least_rank = tl.full([TILE], float("inf"), EXACT)
@@ -162,13 +168,14 @@ def walk(
             else:
                 mean = tl.zeros([TILE], EXACT)
                 maximum = tl.zeros([TILE], EXACT)
-                for r in range(R):
-                    row = r * steps + step
-                    logit = tl.load(logits + row * states + at + slot, mask=candidate, other=float("-inf"))
-                    share = tl.exp(logit - tl.load(tops + row)) * tl.load(norms + row)
-                    mean += share
-                    if SCORE is not None:
-                        maximum = tl.maximum(maximum, share)
+                if lone != 1:
+                    for r in tl.range(0, R, loop_unroll_factor=4):  # several loads under way at once
+                        row = r * steps + step
+                        logit = tl.load(logits + row * states + at + slot, mask=candidate, other=float("-inf"))
+                        share = tl.exp(logit - tl.load(tops + row)) * tl.load(norms + row)
+                        mean += share
+                        if SCORE is not None:
+                            maximum = tl.maximum(maximum, share)
                 mean = mean / R
                 if SCORE is not None:
                     previous = tl.load(scores + at + slot, mask=alive, other=0.0)
