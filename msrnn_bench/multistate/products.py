@@ -77,7 +77,7 @@ def scaled_logits(q: Tensor, keys: Tensor, work: Work, scale: float) -> Tensor:
         _products(part, left, right.transpose(1, 2), scale)
     logits = logits.view(batch, heads, n, states)
     if n > 1:
-        logits[..., states - n :] += _future(n, work.exact, q.device)
+        logits[..., states - n :].add_(_future(n, work.exact, q.device))
     return logits
 
 
