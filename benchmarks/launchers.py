@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -25,7 +26,7 @@ from pathlib import Path
 
 import pandas as pd
 
-CELL = ["model=default", "policy=tova", "context=512", "tokens=512", "documents=4", "device=cpu", "chart=false"]
+CELL = ["model=smollm2", "policy=tova", "context=512", "tokens=512", "documents=2", "device=cpu"]
 AT_ONCE = os.cpu_count() or 1
 LAUNCHERS = {
     "basic": ["hydra/launcher=basic"],
@@ -58,8 +59,8 @@ def sweep(name: str, cells: int, settings: list[str]) -> tuple[float, float, pd.
         if done.returncode:
             sys.exit(f"{name}: {done.stdout}{done.stderr}")
         rows = pd.read_csv(Path(folder, "results/tidy.csv"))
-        measured = pd.read_csv(Path(folder, "results/summary.csv"))["seconds"].sum()
-    return spent, float(measured), rows.drop(columns=TIMED)
+        measured = sum(json.loads(path.read_text())["seconds"] for path in Path(folder).glob("results/cells/[!.]*.json"))
+    return spent, measured, rows.drop(columns=TIMED)
 
 
 @contextlib.contextmanager
