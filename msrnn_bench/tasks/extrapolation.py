@@ -114,7 +114,7 @@ class Extrapolation:
             if record is None:
                 record = journal.add(key, self._read(loaded, text, job))
             else:
-                job.progress.advance(len(text.ids))
+                job.progress.restored(len(text.ids))
             for start, end, total, count in record["buckets"]:
                 yield Row(
                     **columns, **record["shared"], document=text.document, bucket_start=start, bucket_end=end, metric="nll",

@@ -110,7 +110,7 @@ class Perplexity:
         key = f"{number:05d} {pieces[0].document}"
         record = journal.get(key)
         if record is not None and (job.keep is None or record["tokens"]):
-            job.progress.advance(len(pieces) * job.context)
+            job.progress.restored(len(pieces) * job.context)
             return record
         measured = []
         for piece in pieces:

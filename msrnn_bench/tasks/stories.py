@@ -174,7 +174,7 @@ class Stories:
 
         todo = {n for n in numbers if journal.get(prefix + _key(n)) is None}
         size = len(ids) + self.new_tokens
-        job.progress.advance((len(numbers) - len(todo)) * size)
+        job.progress.restored((len(numbers) - len(todo)) * size)
         writer = Writer(loaded, job, self.new_tokens)
         for at in sorted({n // self.batch * self.batch for n in todo}):
             batch = list(range(at, min(at + self.batch, self.stories)))
