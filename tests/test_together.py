@@ -1,5 +1,6 @@
 """Chunks and documents read together are what each is alone: who leaves when, rows, arrays, after a kill and in parts too."""
 
+import time
 from dataclasses import replace
 from functools import cache
 
@@ -24,7 +25,7 @@ from msrnn_bench.runs.measure import measure, why
 from msrnn_bench.runs.progress import CellProgress
 from msrnn_bench.runs.shards import expand
 from msrnn_bench.tasks.extrapolation import Extrapolation
-from msrnn_bench.tasks.perplexity import Perplexity
+from msrnn_bench.tasks.perplexity import Perplexity, inputs
 from msrnn_bench.tasks.reading import losses as reading
 from msrnn_bench.tasks.retention import Retention
 
@@ -269,9 +270,13 @@ def test_parts_and_a_kill_between_documents_of_a_batch_change_no_bit(texts, tmp_
 def test_the_seconds_of_a_batch_are_shared(texts, tmp_path):
     """Documents' seconds add up to the reading's, and each one's rate is its tokens by its share."""
     told = cell(texts, tmp_path, batch=8)
+    inputs(told.job)
+    begin = time.perf_counter()
     rows = list(told.task.rows(told.job))
+    took = time.perf_counter() - begin
     each = {row.document: row.seconds for row in rows}
     assert all(row.tokens_per_second == pytest.approx(CHUNKS[int(row.document)] * CONTEXT / row.seconds) for row in rows)
+    assert sum(each.values()) <= took
     assert [round(each[str(n)] / each["0"], 6) for n in range(4)] == [1, 1, 4, 1], "one batch: by chunks"
 
 
