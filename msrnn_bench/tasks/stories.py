@@ -202,7 +202,7 @@ def written_loss(model: Any, ids: list[int], tokens: list[int], engine: str) -> 
     from msrnn_bench.tasks.reading.losses import losses
 
     text = torch.tensor([ids + tokens], device=model.device)
-    return float(losses(model, text, PIECE, bounded(model, Full(), engine=engine), None)["nll"][len(ids) - 1 :].sum())
+    return float(losses(model, text, PIECE, bounded(model, Full(), engine=engine), None)["nll"][0, len(ids) - 1 :].sum())
 
 
 def _rows(columns: dict[str, Any], number: int, record: dict[str, Any]) -> Iterator[Row]:
