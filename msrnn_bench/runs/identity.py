@@ -100,6 +100,8 @@ def _policy(policy: Policy, rule: Rule) -> dict[str, Any]:
     if not kind.__module__.startswith("msrnn_bench."):
         source = Path(inspect.getfile(kind)).read_bytes()
         known |= {"source": hashlib.sha256(source).hexdigest(), "class": kind.__qualname__}
+    if rule.elementwise is not None:
+        known |= {"score": rule.elementwise.source()}  # also of a function from another file
     own = {k: v for k, v in vars(policy).items() if k not in knobs}
     return {**known, "settings": {k: v if isinstance(v, int | float | str | bool | None) else repr(v) for k, v in own.items()}}
 
