@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import inspect
+import linecache
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,7 +44,10 @@ class Elementwise:
 
     def function(self, library: dict[str, Any], number: str = "{}") -> Any:
         """`source` as a function, where LIBRARY's names, and those in `number`, are those of `library`."""
-        exec(self.source(number), scope := dict(library))
+        source = self.source(number)
+        file = f"<score {source}>"  # for tracebacks, and for compilers that read the source
+        linecache.cache[file] = len(source), None, source.splitlines(keepends=True), file
+        exec(compile(source, file, "exec"), scope := dict(library))
         return scope["score"]
 
     def on_tensors(self) -> Callable[..., Any]:

@@ -18,6 +18,16 @@ from msrnn_bench.elementwise import Elementwise
 from msrnn_bench.policies import Rule
 
 
+@numba.njit
+def where(condition: Any, one: Any, other: Any) -> Any:
+    return one if condition else other
+
+
+LIBRARY = {
+    "exp": math.exp, "log": math.log, "sqrt": math.sqrt, "absolute": abs, "lesser": min, "greater": max, "where": where,
+}  # fmt: skip
+
+
 def rescorer(rule: Rule, dtype: torch.dtype) -> Any:
     """rescore(score, mean, maximum, where, now, width) for scores of `dtype`, None where the rule has no such function.
 
@@ -30,16 +40,7 @@ def rescorer(rule: Rule, dtype: torch.dtype) -> Any:
 @cache
 def _compiled(made: Elementwise, double: bool) -> Any:
     kind = np.float64 if double else np.float32
-    library = {
-        "exp": math.exp,
-        "log": math.log,
-        "sqrt": math.sqrt,
-        "absolute": abs,
-        "minimum": min,
-        "maximum": max,
-        "where": _where,
-    }
-    function = numba.njit(made.function({**library, "kind": kind}, "kind({})"), error_model="numpy")
+    function = numba.njit(made.function({**LIBRARY, "kind": kind}, "kind({})"), error_model="numpy")
 
     def rescore(score: Any, mean: Any, maximum: Any, where: Any, now: Any, width: Any) -> Any:
         nans = 0
@@ -52,8 +53,3 @@ def _compiled(made: Elementwise, double: bool) -> Any:
 
     row, whole = numba.types.Array(numba.from_dtype(np.dtype(kind)), 1, "C"), numba.types.int64
     return numba.cfunc(numba.types.boolean(row, row, row, whole[::1], whole, whole))(rescore)
-
-
-@numba.njit
-def _where(condition: Any, one: Any, other: Any) -> Any:
-    return one if condition else other
