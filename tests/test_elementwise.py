@@ -191,7 +191,7 @@ def test_nan_is_refused_where_it_is_met():
 
 
 def test_the_function_is_part_of_a_cells_identity(tmp_path, monkeypatch):
-    """Its file is, wherever that is, and the fields that it takes."""
+    """The bytes of its file, wherever that is, and the fields that it takes."""
     monkeypatch.syspath_prepend(tmp_path)
     head = "import msrnn_bench as mb\nfrom elsewhere_21 import score\n"
     Path(tmp_path, "own_21.py").write_text(head + "class Own(mb.ElementwisePolicy):\n    score_state = staticmethod(score)\n")
