@@ -97,11 +97,11 @@ class Term:
         self.name, self.steps = name, steps
 
     def __pow__(self, power: Any) -> Any:
-        if power == 0.5:
+        if not isinstance(power, Term) and power == 0.5:
             return _step(self.steps, "sqrt({})", self)
-        if power in range(1, 9):
+        if not isinstance(power, Term) and power in range(1, 9):
             return reduce(lambda a, b: _step(self.steps, "{} * {}", a, b), [self] * int(power))
-        raise TypeError(f"a power of {power}; there are 0.5 and the whole ones from 1 to 8")
+        raise TypeError("its powers can be 0.5 and the whole numbers from 1 to 8")
 
     def __neg__(self) -> Term:
         return _step(self.steps, "-{}", self)
@@ -141,18 +141,14 @@ def _step(steps: Steps, text: str, *operands: Any) -> Term:
 
 def _noting(function: FunctionType) -> FunctionType:
     """The function, with `min`, `max` and three of math's functions taking terms too."""
-    ours = [(one, _single(one)) for one in (math.exp, math.log, math.sqrt)] + [
-        (min, _foremost(min, "lesser")),
-        (max, _foremost(max, "greater")),
-    ]
+    ours: list[tuple[Any, Any]] = [(one, _single(one)) for one in (math.exp, math.log, math.sqrt)]
+    ours += [(min, _foremost(min, "lesser")), (max, _foremost(max, "greater"))]
 
     def known(value: Any) -> Any:
         return next((mine for theirs, mine in ours if value is theirs), value)
 
-    library = SimpleNamespace(**{name: known(value) for name, value in vars(math).items()})
-    names = {
-        name: library if value is math else known(value) for name, value in {**vars(builtins), **function.__globals__}.items()
-    }
+    ours += [(math, SimpleNamespace(**{name: known(value) for name, value in vars(math).items()}))]
+    names = {name: known(value) for name, value in {**vars(builtins), **function.__globals__}.items()}
     return FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
 
 

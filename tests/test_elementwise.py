@@ -151,9 +151,9 @@ def test_what_may_stand_in_it(body):
     ("body", "more", "says"),
     [
         ("mean if age > 3 else maximum", "", "branches on an argument"), ("0 < age < 3", "", "branches"),
-        ("mean and age", "", "branches"), ("min([mean, age])", "", "branches"), ("mean ** age", "", "power"),
+        ("mean and age", "", "branches"), ("min([mean, age])", "", "branches"), ("mean ** age", "", "its powers"),
         ("'a'", "", "no number"), ("torch.exp(mean)", "", "must be Tensor, not Term"), ("int(mean)", "", "cannot be compiled"),
-        ("mean ** -1", "", "a power of -1"),
+        ("mean ** -1", "", "its powers can be 0.5"),
         ("math.tanh(mean)", "", "cannot be compiled"), ("age // 2", "", "//"), ("nowhere + mean", "", "nowhere"),
         ("mean", ", rate", "takes rate"), ("None", "", "None is no number"), ("mean * math.nan", "", "nan is no number"),
         ("mean", ", *rest", "must take .mean, maximum, previous, age, position., in this order"),

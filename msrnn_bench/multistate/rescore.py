@@ -19,12 +19,12 @@ from msrnn_bench.policies import Rule
 
 
 @numba.njit
-def where(condition: Any, one: Any, other: Any) -> Any:
+def _either(condition: Any, one: Any, other: Any) -> Any:
     return one if condition else other
 
 
 LIBRARY = {
-    "exp": math.exp, "log": math.log, "sqrt": math.sqrt, "absolute": abs, "lesser": min, "greater": max, "where": where,
+    "exp": math.exp, "log": math.log, "sqrt": math.sqrt, "absolute": abs, "lesser": min, "greater": max, "where": _either,
 }  # fmt: skip
 
 
