@@ -138,7 +138,7 @@ def _evict(
     seeds = [] if rule.seed is None else [draw_key(rule.seed, d, state.layer) for d in state.documents or ()]
     keep = end if rule.state_size is None else min(end, rule.state_size)
     buffers = [state.keys[:, :, :end], state.values[:, :, :end]] + ([keys, values] if work.mirrored else [])
-    if rule.score is None and gpu.usable(q.device):  # of rule.elementwise, gpu.evict would need a form for its SCORE
+    if rule.score is None and gpu.usable(q.device):
         rows, *moves = gpu.evict(by_decider, positions, scores, victims, seeds, rule, start, keep, values.dtype)
         out = weighted_values(rows.view(batch, heads, n, end), values)
         gpu.compact(state.keys, state.values, positions, scores, *moves)
