@@ -134,9 +134,9 @@ def own(body, more="", **names):
 @pytest.mark.parametrize(
     "body",
     [
-        "age", "-position", "1.0", "mean / age", "math.log(mean)", "max(mean, maximum - CAP, 0.01)", "sqrt(abs(mean - math.e))",
-        "(age < 9) * (maximum >= 0.1) - (age >= 9) * mean ** 2", "1 - (age > 5) + (position > 20)", "age == 0",
-        "sum([mean, -age])", "(2 - mean) ** 0.5 / (3 / position) + math.log(2)", "helper(mean) * scale",
+        "1.0", "mean / age", "math.log(mean)", "max(mean, maximum - CAP, 0.01)", "sqrt(abs(mean - math.e))",
+        "(age < 9) * (maximum >= 0.1) - (age >= 9) * mean ** 2", "1 - (age > 5) + (position > 20)",
+        "(2 - mean) ** 0.5 / (3 / position) + math.log(2)", "helper(mean) * scale + sum([mean, -age]) - (age == 0)",
         "min(mean, math.inf) - math.inf * 2 ** -9 if scale < 0 else maximum",
     ],
 )  # fmt: skip
