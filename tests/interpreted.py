@@ -13,12 +13,15 @@ from functools import partial
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from triton.runtime.interpreter import interpreter_builder
+from conftest import tiny
+from triton.runtime.interpreter import GridExecutor, interpreter_builder
 
 from msrnn_bench.errors import UsageError
 from msrnn_bench.multistate import gpu, scan
+from msrnn_bench.multistate.attention import bounded
 from msrnn_bench.multistate.recurrence import recurrence
 from msrnn_bench.multistate.state import State
 from msrnn_bench.policies import A2SF, H2O, ElementwisePolicy, Eviction, Full, Random, Tova, Window
@@ -131,6 +134,35 @@ def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(scan, "BLOCK", request.getfixturevalue("case")["block"])
 
 
+@pytest.fixture(autouse=True)
+def _within(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No kernel reads or writes outside of the tensors that it was given, which no mask would show."""
+    spans: list[tuple[int, int]] = []
+    prepare = GridExecutor._init_args_hst
+
+    def prepared(self: Any, args: Any, named: Any) -> Any:
+        found = prepare(self, args, named)
+        given = [x for x in (*found[0], *found[1].values()) if hasattr(x, "untyped_storage")]
+        spans[:] = [(x.data_ptr(), x.untyped_storage().data_ptr() + x.untyped_storage().nbytes()) for x in given]
+        return found
+
+    def checked(real: Any, mask_at: int) -> Any:
+        def access(pointers: Any, *others: Any) -> Any:
+            wanted = np.broadcast_to(others[mask_at].data, pointers.data.shape)
+            asked = pointers.data[wanted].astype(np.int64)
+            inside = np.zeros(asked.shape, bool)
+            for begin, end in spans:
+                inside |= (asked >= begin) & (asked < end)
+            assert inside.all(), f"{real.__name__} outside of all tensors"
+            return real(pointers, *others)
+
+        return access
+
+    monkeypatch.setattr(GridExecutor, "_init_args_hst", prepared)
+    for name, mask_at in (("create_masked_load", 0), ("create_masked_store", 1)):
+        monkeypatch.setattr(interpreter_builder, name, checked(getattr(interpreter_builder, name), mask_at))
+
+
 @pytest.mark.parametrize("case", designed(1000 if MANY else 40), ids=case_name)
 def test_the_kernels_are_the_recurrence(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """In float64 the states kept are the same, and in any dtype where attention is not too steep for it; the certificate changes
@@ -210,3 +242,25 @@ def test_a_score_that_ranks_nothing_is_refused() -> None:
     q, k, v = (torch.randn(1, 2, 8, 4) for _ in range(3))
     with pytest.raises(UsageError, match="NaN"):
         scan.scan(q, k, v, policy=Nothing(), state_size=3)
+
+
+@pytest.mark.parametrize("policy", [Tova(), H2O()], ids=lambda policy: policy.name)
+def test_a_model_reads_and_writes(policy: Any) -> None:
+    """The whole way of a padded batch through a model, as a GPU takes it: blocks, then tokens of rows that differ in fill."""
+    model = tiny("llama-gqa")
+    ids = torch.randint(3, 90, (2, 14), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    mask[0, :4] = 0
+    options = {"attention_mask": mask, "max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+    found = []
+    for engine in ("scan", "recurrence"):
+        with bounded(model, policy, 12, engine=engine, verify=False) as states:  # more than the first row has
+            written = model.generate(ids, output_logits=True, return_dict_in_generate=True, **options)
+        kept = [[row.tolist() for row in layer.kept] for layer in states.layers]
+        found.append(
+            (written.sequences, torch.stack(written.logits), kept, [layer.evictions.tolist() for layer in states.layers])
+        )
+    (ours, logits, *held), (theirs, expected, *others) = found
+    assert torch.equal(ours, theirs)
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    assert held == others

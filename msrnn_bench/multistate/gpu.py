@@ -48,7 +48,7 @@ def _on_its_device(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @_on_its_device
 def evict(
-    logits: Tensor, state: State, victims: Tensor, rule: Rule, start: int, keep: int, dtype: torch.dtype, *,
+    logits: Tensor, state: State, victims: Tensor, rule: Rule, start: int, dtype: torch.dtype, *,
     certificate: bool = True,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Walk the block's steps; see `gpu_kernels`. The state's positions and scores change in place.
@@ -71,7 +71,7 @@ def evict(
     )
     counts = state.evictions.new_empty((2, batch, deciders))  # `State.count_evictions` counts what a whole call evicts
     starts = [start] * batch
-    norms, died, moves = _walk(logits, tops, sums, means, clock, state, victims, rule, keep, starts, certified, *counts)
+    norms, died, moves = _walk(logits, tops, sums, means, clock, state, victims, rule, starts, certified, *counts)
     out = logits if dtype == logits.dtype else torch.empty_like(logits, dtype=dtype)
     kernels.finish[batch * deciders * heads, steps](logits, out, tops, norms, died, clock, steps, states, **shape)
     return out, moves
@@ -96,11 +96,11 @@ def decode(q: Tensor, k: Tensor, v: Tensor, rule: Rule, state: State, scale: flo
         P=deciders, G=groups, R=heads // groups, TILE=32, WIDTH=_power(size), SIZE=size, EXACT=_name(logits.dtype), num_warps=4,
     )  # fmt: skip
     victims = state.positions.new_empty((batch, deciders, 1))
-    keep = most if rule.state_size is None else min(most, rule.state_size)
     counts = (state.evictions, state.first_eviction)
-    _, _, moves = _walk(logits, tops, sums, logits.new_empty(1), clock, state, victims, rule, keep, state.seen, False, *counts)
+    _, _, moves = _walk(logits, tops, sums, logits.new_empty(1), clock, state, victims, rule, state.seen, False, *counts)
     compact(state.keys, state.values, state, moves)
-    state.alive, state.seen = [min(n + 1, keep) for n in state.alive], [n + 1 for n in state.seen]
+    room = most if rule.state_size is None else rule.state_size
+    state.alive, state.seen = [min(n + 1, room) for n in state.alive], [n + 1 for n in state.seen]
     state.largest = [max(a, b) for a, b in zip(state.largest, state.alive, strict=True)]
     state.trace = None
     state.note_deaths(victims)
@@ -109,7 +109,7 @@ def decode(q: Tensor, k: Tensor, v: Tensor, rule: Rule, state: State, scale: flo
 
 def _walk(
     logits: Tensor, tops: Tensor, sums: Tensor, means: Tensor, clock: Tensor, state: State, victims: Tensor, rule: Rule,
-    keep: int, starts: list[int], certified: bool, evictions: Tensor, first_eviction: Tensor,
+    starts: list[int], certified: bool, evictions: Tensor, first_eviction: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The sequential kernel: one over each row's live mass, the steps of death, and what has to move [2, B, P, N]."""
     batch, deciders, heads, steps, states = logits.shape
@@ -122,7 +122,7 @@ def _walk(
     left = victims.new_empty(victims.shape)
     _kernels().walk[batch * deciders,](
         logits, tops, sums, means, norms, state.positions, state.scores, died, left, *moves, evictions,
-        first_eviction, clock, steps, states, states if rule.state_size is None else rule.state_size, keep, rule.first,
+        first_eviction, clock, steps, states, states if rule.state_size is None else rule.state_size, rule.first,
         rule.recent, *state.positions.stride()[:2], *state.scores.stride()[:2], MEMORY=rule.memory, HEADS=_power(heads),
         DEAD=max(4, min(32, 1024 // _power(heads))), CERTIFICATE=certified, GIVEN=rule.seed is not None, SCORE=_score(rule),
         EXACT=_name(logits.dtype), **_shape(logits), **WALK,
@@ -135,7 +135,7 @@ def _walk(
 
 @_on_its_device
 def compact(keys: Tensor, values: Tensor, state: State, moves: Tensor) -> None:
-    """Move the states that stand behind the first `keep` slots to where others left: keys, values [B, G, S, D]."""
+    """Move the states that stand behind as many slots as survive to where others left: keys, values [B, G, S, D]."""
     batch, groups, _, size = keys.shape
     deciders, steps = moves.shape[2:]
     _kernels().move[batch, groups, steps](

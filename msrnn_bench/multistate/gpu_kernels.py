@@ -58,10 +58,10 @@ def rows(
             tl.store(means + (decider * steps + step) * states + at + slot, mean, mask=at + slot < width)
 
 
-@triton.jit(do_not_specialize=["steps", "states", "size", "keep", "first", "recent"])
+@triton.jit(do_not_specialize=["steps", "states", "size", "first", "recent"])
 def walk(
     logits, tops, sums, means, norms, positions, scores, died, victims, sources, holes, evictions, first_eviction, clock, steps,
-    states, size, keep, first, recent, position_b, position_p, score_b, score_p, MEMORY: tl.constexpr, P: tl.constexpr,
+    states, size, first, recent, position_b, position_p, score_b, score_p, MEMORY: tl.constexpr, P: tl.constexpr,
     R: tl.constexpr,
     HEADS: tl.constexpr, TILE: tl.constexpr, DEAD: tl.constexpr, CERTIFICATE: tl.constexpr, GIVEN: tl.constexpr,
     SCORE: tl.constexpr, EXACT: tl.constexpr,
@@ -75,7 +75,7 @@ def walk(
     died       [B, P, S] out: the step at which the state left, N where it lives.
     victims    [B, P, N] out: positions that left, -1 where none did.
     evictions, first_eviction  [B, P] in and out; clock [B, 2] int32: the number of old states, the block's first position.
-    sources, holes  [B, P, N] out: the slot from `keep` on whose state has to move, and the free slot for it; -1 behind the last
+    sources, holes  [B, P, N] out: the slot whose state has to move, and the free slot for it; -1 behind the last
                source. During the walk `holes` has the slots of those that left.
     SCORE      a compiled function of (mean, maximum, previous, age, position), None for the family.
     HEADS      the power of two not below R; DEAD of the dead and TILE of the states are looked at together.
@@ -213,7 +213,8 @@ def walk(
         tl.debug_barrier()  # who left is known to all threads
     tl.store(evictions + decider, tl.load(evictions + decider) + count)
     tl.store(first_eviction + decider, earliest)
-    # who stands behind the first `keep` slots takes the place of one that left there; they are equally many
+    # who stands behind as many slots as survive takes the place of one that left before them; they are equally many
+    keep = old + steps - count
     free, behind = 0, 0
     for at in range(0, states, TILE):
         there = at + slot < states
@@ -291,7 +292,7 @@ def move(
     keys, values, positions, scores, sources, holes, steps, key_b, key_g, key_s, value_b, value_g, value_s, position_b,
     position_p, score_b, score_p, P: tl.constexpr, G: tl.constexpr, WIDTH: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """Program (b, g, i): the i-th of the states that `walk` found behind the first `keep` slots goes to its hole. SIZE: D, WIDTH
+    """Program (b, g, i): the i-th of the states that `walk` says have to move goes to its hole. SIZE: D, WIDTH
     a power of two not below it."""
     b, g, i = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64), tl.program_id(2)
     p = g if P == G else g * 0

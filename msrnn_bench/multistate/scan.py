@@ -141,7 +141,7 @@ def _evict(
     keep = end if rule.state_size is None else min(end, rule.state_size)
     buffers = [state.keys[:, :, :end], state.values[:, :, :end]] + ([keys, values] if work.mirrored else [])
     if gpu.usable(q.device, rule):
-        rows, moves = gpu.evict(by_decider, state, victims, rule, start, keep, values.dtype)
+        rows, moves = gpu.evict(by_decider, state, victims, rule, start, values.dtype)
         out = weighted_values(rows.view(batch, heads, n, end), values)
         gpu.compact(state.keys, state.values, state, moves)
     elif _compiled(q, rule):
