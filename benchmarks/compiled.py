@@ -106,7 +106,7 @@ def compiled(kernel: str, dtype: str, words: str, constants: dict[str, Any], arc
             signature[name] = f"*{exact}"
         else:
             signature[name] = {"sums": "*fp64", "scale": "fp32"}.get(name, "i32")
-    options = {"num_warps": 1 if kernel == "move" else 4, **(gpu.WALK if kernel == "walk" else {})}
+    options = {"num_warps": 1 if kernel == "move" else 4, **(gpu.REGISTERS if kernel in ("walk", "attend") else {})}
     made = triton.compile(
         ASTSource(fn=function, signature=signature, constexprs=constants),
         target=GPUTarget("cuda", architecture, 32),

@@ -20,7 +20,7 @@ from msrnn_bench.multistate.state import State, score_dtype
 from msrnn_bench.policies import Rule
 
 # The assembler spills to have more programs at a time, of which there are never many.
-WALK = {"maxnreg": 255}
+REGISTERS = {"maxnreg": 255}
 
 
 def usable(device: torch.device, rule: Rule) -> bool:
@@ -94,6 +94,7 @@ def decode(q: Tensor, k: Tensor, v: Tensor, rule: Rule, state: State, scale: flo
         q, k, v, state.keys, state.values, state.positions, state.scores, logits, tops, sums, out, clock, most, scale,
         *state.keys.stride()[:3], *state.values.stride()[:3], *state.positions.stride()[:2], *state.scores.stride()[:2],
         P=deciders, G=groups, R=heads // groups, TILE=32, WIDTH=_power(size), SIZE=size, EXACT=_name(logits.dtype), num_warps=4,
+        **REGISTERS,
     )  # fmt: skip
     victims = state.positions.new_empty((batch, deciders, 1))
     counts = (state.evictions, state.first_eviction)
@@ -125,7 +126,7 @@ def _walk(
         first_eviction, clock, steps, states, states if rule.state_size is None else rule.state_size, rule.first,
         rule.recent, *state.positions.stride()[:2], *state.scores.stride()[:2], MEMORY=rule.memory, HEADS=_power(heads),
         DEAD=max(4, min(32, 1024 // _power(heads))), CERTIFICATE=certified, GIVEN=rule.seed is not None, SCORE=_score(rule),
-        EXACT=_name(logits.dtype), **_shape(logits), **WALK,
+        EXACT=_name(logits.dtype), **_shape(logits), **REGISTERS,
     )  # fmt: skip
     if rule.elementwise is not None and bool(norms.isnan().any()):  # the one wait, and only for a score of the user's own
         raise UsageError(NAN)
