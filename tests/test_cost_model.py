@@ -1,0 +1,231 @@
+"""benchmarks/cost_model.py: its launches and operations are the code's, its bytes those that a hand counts, its page is true."""
+
+import importlib
+import sys
+from collections import Counter
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import ROOT
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+import msrnn_bench as mb
+from benchmarks import cost_model as model
+from benchmarks import cost_tables
+from benchmarks.cost_model import H100, Code, Kernel, Shape
+from msrnn_bench.multistate import gpu
+from msrnn_bench.multistate.naming import carried
+
+scanning = importlib.import_module("msrnn_bench.multistate.scan")
+SMALL = Shape("small", 1, heads=2, groups=1, size=4, hidden=8, inner=16, vocabulary=10)
+# No kernel of their own: places without contents, views that torch does not call so, a number read.
+NONE = {"empty", "new_empty", "empty_like", "lift_fresh", "_unsafe_view", "_local_scalar_dense", "detach", "alias"}
+
+
+class Launches(TorchDispatchMode):
+    """Counts what would launch a kernel on a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.split("::")[1]
+        if not func.is_view and name not in NONE:
+            self.found[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """The GPU's branch on a CPU, with kernels that count and do nothing: positions then stay, which changes no shape."""
+    launched = Counter()
+
+    class Nothing:
+        def __init__(self, name):
+            self.name = name
+
+        def __getitem__(self, grid):
+            return lambda *args, **kwargs: launched.update([self.name])
+
+    kernels = SimpleNamespace(**{name: Nothing(name) for name in ("rows", "walk", "finish", "move")})
+    monkeypatch.setitem(sys.modules, "msrnn_bench.multistate.gpu_kernels", kernels)
+    monkeypatch.setattr(importlib.import_module("msrnn_bench.multistate"), "gpu_kernels", kernels, raising=False)
+    monkeypatch.setattr(gpu, "usable", lambda device: True)
+    monkeypatch.setattr(gpu, "_name", lambda dtype: None)
+    monkeypatch.setattr(scanning, "_compiled", lambda q, rule: False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # a CPU's products are cut by threads
+    return launched
+
+
+def built(gated: bool, layers: int):
+    torch.manual_seed(0)
+    if gated:
+        config = LlamaConfig(
+            hidden_size=32, intermediate_size=48, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2,
+            vocab_size=64, max_position_embeddings=512,
+        )  # fmt: skip
+        return LlamaForCausalLM(config).to(torch.bfloat16).eval()
+    config = GPT2Config(n_embd=32, n_layer=layers, n_head=4, vocab_size=64, n_positions=512, bos_token_id=0, eos_token_id=0)
+    return GPT2LMHeadModel(config).to(torch.bfloat16).eval()
+
+
+@torch.no_grad()
+def a_layer(gated, call):
+    """Launches of one layer: of two less those of one."""
+    counts = []
+    for layers in (1, 2):
+        made = built(gated, layers)
+        work = call(made)
+        with Launches() as mode:
+            work()
+        counts.append(mode.found.total())
+    return counts[1] - counts[0]
+
+
+IDS = torch.zeros(2, 400, dtype=torch.long)
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_the_librarys_launches(gated):
+    def reading(made):
+        return lambda: made(IDS[:, :32], use_cache=False)
+
+    def token(made):
+        cache = DynamicCache(config=made.config)
+        made(IDS[:, :32], **carried(made, cache))
+        return lambda: made(IDS[:, :1], **carried(made, cache))
+
+    assert (a_layer(gated, reading), a_layer(gated, token)) == model.LIBRARY[gated]
+
+
+def ours(tokens: int, engine: str = "scan"):
+    """A call of so many tokens on full states."""
+
+    def call(made):
+        states = mb.bounded(made, mb.Tova(), 16, verify=False, engine=engine)
+        with states:
+            made(IDS[:, :17])
+
+        def work():
+            with states:
+                made(IDS[:, 17 : 17 + tokens], **carried(made, states.current))
+
+        return work
+
+    return call
+
+
+def test_our_launches(cuda):
+    block, library = model.BLOCK, model.LIBRARY[True][0] - 1
+    one, three = (a_layer(True, ours(n * block)) for n in (1, 3))
+    assert cuda == {name: cuda["rows"] for name in ("rows", "walk", "finish", "move")} and len(cuda) == model.KERNELS
+    assert three - one == 2 * model.A_BLOCK
+    assert one == library + model.A_CALL + model.A_BLOCK
+    assert a_layer(True, ours(1)) == library + model.A_CALL - 1 + model.A_BLOCK - model.NOT_ALONE
+
+
+def test_the_definitions_launches():
+    assert a_layer(True, ours(1, "recurrence")) == model.LIBRARY[True][0] - 1 + model.RECURRENCE
+
+
+@pytest.mark.parametrize("policy", [mb.Tova(), mb.H2O()])
+def test_the_blocks_and_their_products_are_the_codes(cuda, policy, monkeypatch):
+    steps = []
+
+    def spied(name, real, q, k, v, rule, state, *rest):
+        steps.append((name, q.shape[2], state.alive[0]))
+        return real(q, k, v, rule, state, *rest)
+
+    for name in ("_fill", "_evict"):
+        monkeypatch.setattr(scanning, name, partial(spied, name, getattr(scanning, name)))
+    m, tokens, k = Shape("x", 1, 4, 2, 8, 32, 64, 10), 500, 200
+    q, kv = torch.randn(2, 4, tokens, 8), torch.randn(2, 2, tokens, 8)
+    with FlopCounterMode(display=False) as counted:
+        mb.scan(q.bfloat16(), kv.bfloat16(), kv.bfloat16(), policy=policy, state_size=k)
+    code = Code(policy=policy.name)
+    blocks = model.blocks(tokens, k, code)
+    assert sum(often * n for _, often, n, _ in blocks) == tokens
+    told = [(n, old) for name, often, n, old in blocks for _ in range(often) if name == "evict"]
+    assert [(n, old) for name, n, old in steps if name == "_evict" and old == k] == told
+    products = sum(
+        kernel.operations for n, old in told for kernel in model.evict(m, 2, n, old, code) if kernel.part == "products"
+    )
+    before = sum(2 * 2 * 2 * 4 * n * (old + n) * 8 for _, n, old in steps if old < k) if policy.name == "h2o" else 0
+    flops = counted.get_flop_counts()["Global"]
+    assert sum(v for op, v in flops.items() if "baddbmm" in str(op)) == products + before
+
+
+def test_a_block_by_hand():
+    """B=1, H=2, G=1, D=4, three queries behind five states: 8 slots, rows of 6, 7 and 8 states, 21 a head."""
+    found = model.evict(SMALL, batch=1, n=3, old=5, code=Code())
+    by_hand = [
+        ("copies", 2 * 3 * 4 * (2 + 2) + 3 * 20, 0),  # keys and values in; positions, scores
+        ("copies", 2 * 8 * 4 * (2 + 4), 0),  # widened
+        ("copies", 2 * 3 * 4 * (2 + 4 + 4 + 4), 0),  # queries widened, then by group
+        ("products", 4 * (24 + 32 + 48), 2 * 2 * 3 * 8 * 4),  # queries, keys, logits
+        ("softmax", 2 * 3 * 3 * 16, 0),  # the future
+        ("softmax", 3 * 4 * 42 + 4 * 21 + 2 * 3 * 12, 2 * 42),  # three times all logits; means; maxima and sums
+        ("walk", (2 * 8 * 21 + 2 * 3 * 16 + 2 * 3 * 4 + 3 * 4) + (8 * 21 + 2 * 2 * 32 * 2 + 2 * 8 * 4), 0),
+        ("softmax", 4 * 42 + 4 * 48, 42),
+        ("products", 4 * (48 + 32 + 24), 2 * 2 * 3 * 8 * 4),
+        ("copies", 24 * (4 + 2), 0),
+        ("copies", 2 * 3 * 4 * (2 + 2), 0),
+    ]
+    assert [(x.part, x.bytes, x.operations) for x in found] == by_hand
+    assert [x.steps for x in found if x.steps] == [3]
+    assert sum(x.launches for x in found) == model.A_BLOCK + model.KERNELS
+    narrow = model.evict(SMALL, 1, 3, 5, Code(wide=False))
+    assert sum(x.launches for x in narrow) == model.A_BLOCK + model.KERNELS - model.WIDENING
+    assert [x.bytes for x in narrow if x.part == "products"] == [2 * (24 + 32) + 4 * 48, 2 * (48 + 32 + 24)]
+
+
+def test_the_rest_of_a_layer_by_hand():
+    products, small = model.outside(SMALL, tokens=10)
+    assert SMALL.weights == 8 * 4 * (2 + 1 + 1 + 2) + 3 * 8 * 16
+    assert products.operations == 2 * 10 * SMALL.weights and products.launches + small.launches + 1 == model.LIBRARY[True][0]
+    assert small.bytes == 10 * (84 * 8 + 20 * 3 * 4 + 10 * 16)
+    attention = model.sdpa(SMALL, batch=3, queries=2, states=5)  # 4 and 5 states
+    assert attention.operations == 3 * 2 * 9 * 4 * 2 * 2 and attention.bytes == 2 * 3 * 4 * (2 * 2 * 2 + 2 * 5)
+
+
+def test_a_kernel_takes_the_longest_of_its_needs():
+    gpu = H100(hbm=100.0, l2=1000.0, cache=50, stream=1.0, bf16=10.0, matrix=0.5, shortest=1e-3, step=0.25)
+    assert Kernel("x", bytes=200).seconds(gpu) == 2.0
+    assert Kernel("x", bytes=200, held=50).seconds(gpu) == 0.2
+    assert Kernel("x", bytes=200, operations=20, rate="bf16").seconds(gpu) == 4.0
+    assert Kernel("x", bytes=200, steps=16).seconds(gpu) == 4.0
+    assert Kernel("x", launches=3).seconds(gpu) == 3e-3
+
+
+def test_launches_count_where_the_host_is_slower():
+    gpu, layer = H100(), [(2, Kernel("model", bytes=3.015e12))]  # a second each
+    idle = model.total(layer, SMALL, gpu, host=5.0, last=Kernel("model"))
+    busy = model.total(layer, SMALL, gpu, host=1.0, last=Kernel("model"))
+    assert idle.parts["launches"] == pytest.approx(3.0) and busy.parts["launches"] == 0
+
+
+def test_the_shapes_are_the_files():
+    llama, gpt2 = model.shape("llama3_8b"), model.shape("gpt2")
+    assert (llama.layers, llama.heads, llama.groups, llama.size, llama.inner) == (32, 32, 8, 128, 14336) and llama.gated
+    assert (gpt2.layers, gpt2.heads, gpt2.groups, gpt2.size, gpt2.inner) == (12, 12, 12, 64, 3072) and not gpt2.gated
+    assert llama.layers * llama.weights + 2 * llama.hidden * llama.vocabulary == pytest.approx(8_030_261_248, rel=1e-3)
+
+
+def test_the_page_has_what_the_model_says():
+    page = (ROOT / "docs/speed.md").read_text()
+    for row in cost_tables.chosen():
+        assert row in page, f"docs/speed.md lacks what python benchmarks/cost_model.py --page prints: {row}"
+
+
+def test_every_table_can_be_printed(capsys):
+    cost_tables.targets(H100())
+    cost_tables.walk(H100())
+    told = capsys.readouterr().out
+    assert "missed" in told and "heads together" in told
+    assert len(cost_tables.forward_table(H100(), (4096,), (512, 4096), (4,))) == 2 + 3 + 3
+    assert cost_tables.token_table(H100())[2].startswith("| gpt2 | 1 | 64 |")
