@@ -166,7 +166,7 @@ def token_loop(bench: Bench) -> dict[str, Any]:
         spent = seconds(partial(steps, warm, s.loop)) / s.loop * s.tokens
     ours = reading(bench, mb.Tova(), s.small, s.tokens)["ours_seconds"]
     return {**summary([spent / ours], 200, above=True), "batch": s.small, "tokens": s.tokens, "k": s.k,
-            "note": f"a loop of {spent:.0f} s, EXTRAPOLATED from {s.loop} steps"}  # fmt: skip
+            "note": f"a loop of {spent:.3g} s, EXTRAPOLATED from {s.loop} steps"}  # fmt: skip
 
 
 def table1(bench: Bench) -> dict[str, Any]:
@@ -187,7 +187,7 @@ def table1(bench: Bench) -> dict[str, Any]:
     told = ", ".join(f"k={k} batch {b} {rates[k]:.2f}" if k in rates else f"k={k} skipped: no time" for k, b in s.table)
     eighth = s.tokens // 8
     found = summary([rates[eighth]], 4.8, above=True) if eighth in rates else {}
-    return {**found, "rates": rates, "note": f"full model, batch {s.full}: {base:.0f} tokens/s; {told}"}
+    return {**found, "rates": rates, "note": f"full model, batch {s.full}: {base:,.0f} tokens/s; {told}"}
 
 
 def summary(values: list[float], target: float | None, *, above: bool = False) -> dict[str, Any]:
