@@ -42,7 +42,7 @@ class Launches(TorchDispatchMode):
 
 @pytest.fixture
 def cuda(monkeypatch):
-    """The GPU's branch on a CPU, with kernels that count and do nothing: positions then stay, which changes no shape."""
+    """The GPU's branch on a CPU, with kernels that count and move nobody, which changes no shape; `walk` says that one left."""
     launched = Counter()
 
     class Nothing:
@@ -50,7 +50,12 @@ def cuda(monkeypatch):
             self.name = name
 
         def __getitem__(self, grid):
-            return lambda *args, **kwargs: launched.update([self.name])
+            return self.launch
+
+        def launch(self, *args, **kwargs):
+            launched.update([self.name])
+            if self.name == "walk":
+                args[8].numpy().fill(0)  # victims; past the counting
 
     kernels = SimpleNamespace(**{name: Nothing(name) for name in ("rows", "walk", "finish", "move")})
     monkeypatch.setitem(sys.modules, "msrnn_bench.multistate.gpu_kernels", kernels)
@@ -218,9 +223,20 @@ def test_the_shapes_are_the_files():
 
 
 def test_the_page_has_what_the_model_says():
-    page = (ROOT / "docs/speed.md").read_text()
+    page, m, gpu = (ROOT / "docs/speed.md").read_text(), model.shape("llama2_7b"), H100()
     for row in cost_tables.chosen():
         assert row in page, f"docs/speed.md lacks what python benchmarks/cost_model.py --page prints: {row}"
+    section = " ".join(page[page.index("## The GPU path") :].split())
+    loop, plain = model.token_loop(m, 4, 4096, 512, gpu), model.plain(m, 4, 4096, gpu).seconds
+    assert f"take {loop / model.bounded(m, 4, 4096, 512, gpu).seconds:.0f} times as long" in section
+    assert f"is {loop / plain:.0f} times as fast" in section
+    ours, static = (model.bounded_token(m, 4, 512, gpu, Code(static=static)).seconds for static in (False, True))
+    near, far = (model.plain_token(m, 4, cache, gpu).seconds for cache in (512, 4096))
+    assert f"at {near / ours:.2f} of the speed" in section and f"{far / ours:.1f} times as fast as with one of 4,096" in section
+    assert f"graph would be {near / static:.1f} times as fast" in section
+    one, all_heads = (cost_tables.trips(m, 512, reading=reading) for reading in ("head after head", "heads together"))
+    assert f"{one:.0f} loads" in section and f"would need {all_heads:.0f}:" in section
+    assert f"{1e6 * one * gpu.hit:.1f} microseconds against {1e6 * all_heads * gpu.hit:.1f}" in section
 
 
 def test_every_table_can_be_printed(capsys):
