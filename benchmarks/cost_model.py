@@ -26,6 +26,7 @@ class H100:
     hbm: float = 3.35e12  # bytes/s, data sheet
     l2: float = 5.5e12  # bytes/s; the vendor gives none, microbenchmarks (of the PCIe card) about this: an assumption
     cache: float = 50e6  # bytes of L2, data sheet
+    sm: float = 0.12e12  # bytes/s into one of the 132 multiprocessors: 64 a clock at 1.9 GHz, an assumption
     memory: float = 80e9  # bytes, data sheet
     bf16: float = 989e12  # operations/s of the tensor cores: half of the data sheet's 1,979, which are for sparse matrices
     fp32: float = 67e12  # operations/s, data sheet; a float32 product without TF32, which would round its inputs to 10 bits
@@ -92,6 +93,7 @@ class Code:
     """How it is done; the defaults are the code as it stands, bfloat16 models."""
 
     policy: str = "tova"  # per layer, without memory; or h2o: per KV head, with memory, no certificate
+    certificate: bool = True  # False: every state is read in all heads at each step
     wide: bool = True  # products of float32 copies; False: of bfloat16 inputs with float32 sums (`out_dtype`)
     block: int = BLOCK
     streams: int = 1  # 2: the walk beside all else, at best
@@ -108,7 +110,7 @@ RECURRENCE = 42  # the definition, one token
 @dataclass(frozen=True)
 class Kernel:
     """Bytes moved, operations at the `rate` of that name, steps one after the other. `held`: bytes of the tensors that pass from
-    kernel to kernel; where L2 has room for them, this one moves its bytes there."""
+    kernel to kernel; where L2 has room for them, this one moves its bytes there. `programs` of one multiprocessor each."""
 
     part: str
     bytes: float = 0
@@ -116,12 +118,14 @@ class Kernel:
     rate: str = "exps"
     held: float = float("inf")
     steps: int = 0
+    programs: int = 132
     launches: int = 1
 
     def seconds(self, gpu: H100) -> float:
         share = {"bf16": gpu.matrix, "flash": gpu.flash, "fp32": gpu.simd, "exps": 1.0}[self.rate]
         peak = gpu.bf16 if self.rate == "flash" else getattr(gpu, self.rate)
-        memory = self.bytes / (gpu.stream * (gpu.l2 if self.held <= gpu.cache else gpu.hbm))
+        rate = gpu.stream * (gpu.l2 if self.held <= gpu.cache else gpu.hbm)
+        memory = self.bytes / (min(rate, self.programs * gpu.sm) if self.programs < 132 else rate)
         return max(self.operations / (share * peak), memory, self.steps * gpu.step, self.launches * gpu.shortest)
 
 
@@ -151,7 +155,7 @@ def sdpa(m: Shape, batch: int, queries: int, states: int) -> Kernel:
 def evict(m: Shape, batch: int, n: int, old: int, code: Code) -> list[Kernel]:
     """One block of `_evict`: n queries, `old` states before it, of which as many leave as enter."""
     p = m.groups if code.policy == "h2o" else 1
-    per, certified = m.heads // p, code.policy == "tova" and m.heads > 1
+    per, certified = m.heads // p, code.policy == "tova" and m.heads > 1 and code.certificate
     s = old + n
     row, width = batch * m.heads * n, batch * m.heads * (n * old + n * (n + 1) // 2)  # rows, and states that they attend to
     means, numbers = width // per, batch * m.size  # of mean rows; numbers of one head's state
@@ -175,7 +179,7 @@ def evict(m: Shape, batch: int, n: int, old: int, code: Code) -> list[Kernel]:
         Kernel("softmax", 16 * row * n if n > 1 else 0, held=held, launches=2 if n > 1 else 0),  # the future
         Kernel("softmax", (3 if certified else 2) * 4 * width + certified * 4 * means + 12 * row,
                (2 if certified else 1) * width, held=held),  # rows
-        Kernel("walk", books + scored + kept, held=held, steps=n),
+        Kernel("walk", books + scored + kept, held=held, steps=n, programs=batch * p),
         Kernel("softmax", 4 * width + wide * row * s, width, held=held),  # finish
         Kernel("products", wide * (row * s + states // 2 + queries), products, rate, held),
         Kernel("copies", (wide + 2) * queries),  # into the layer's output

@@ -67,7 +67,14 @@ def targets(gpu: H100) -> None:
         print(f"decode, batch {batch}: {1e3 * ours:.1f} ms a token; of the speed of a cache of 512 {same / ours:.2f}, of 4,096 "
               f"{full / ours:.2f}; target 0.8: {'met' if same / ours >= 0.8 else 'missed'}; static slots in a graph "
               f"{1e3 * static:.1f} ms, {same / static:.2f}")  # fmt: skip
-    print()
+    found = [table1(gpu, static) for static in (False, True)]
+    print(f"Table 1, tokens a second at 1/8, batch 70 / full, batch 8: {found[0]:.1f}, static {found[1]:.1f}; target 4.8\n")
+
+
+def table1(gpu: H100, static: bool) -> float:
+    """Tokens a second with 512 states and 70 rows / those of the library with 4,096 and 8 (as much memory)."""
+    m = shape("llama2_7b")
+    return (70 / bounded_token(m, 70, 512, gpu, Code(static=static)).seconds) / (8 / plain_token(m, 8, 4096, gpu).seconds)
 
 
 def target_table(gpu: H100) -> list[str]:
@@ -99,13 +106,23 @@ def trips(m: Shape, k: int, code: Code = AS_IT_IS, reading: str = "head after he
 
 
 def walk(gpu: H100) -> None:
-    """How many loads of a step wait for one another, and what that is in time where each comes from L2 or from memory."""
-    print("The walk's step: loads that wait for one another, and microseconds at the latency of L2 / of memory")
+    """How many loads of a step wait for one another, and what that is in time where each comes from L2 or from memory; and what
+    a step reads."""
+    print("The walk's step: loads that wait for one another, and microseconds at the latency of L2 / of memory; what it reads")
     for name, policy, k in product(MODELS, ("tova", "h2o"), (64, 512, 4096)):
         counts = {trips(shape(name), k, Code(policy=policy), reading): reading for reading in READ}
         told = [f"{n:.0f} ({1e6 * n * gpu.hit:.1f} / {1e6 * n * gpu.miss:.1f}) {reading}" for n, reading in counts.items()]
-        print(f"  {name:10} {policy:5} k={k:<6,}" + (", ".join(told) if len(told) > 1 else told[0].partition(")")[0] + ")"))
+        told = told if len(told) > 1 else [told[0].partition(")")[0] + ")"]
+        size, whole = (step_bytes(shape(name), k, Code(policy=policy, certificate=certified)) for certified in (True, False))
+        without = f", without the certificate {whole / 1e3:.0f} ({1e6 * whole / gpu.sm:.2f})" if policy == "tova" else ""
+        print(f"  {name:9} {policy:4} k={k:<6,}{', '.join(told)}; {size / 1e3:.0f} KB ({1e6 * size / gpu.sm:.2f} us){without}")
     print()
+
+
+def step_bytes(m: Shape, k: int, code: Code) -> float:
+    """Of one step of one program, a mean over a block."""
+    (kernel,) = (kernel for kernel in model.evict(m, 1, code.block, k, code) if kernel.part == "walk")
+    return kernel.bytes / kernel.programs / code.block
 
 
 HEAD = (

@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -183,7 +184,9 @@ def test_a_block_by_hand():
         ("copies", 2 * 3 * 4 * (2 + 2), 0),
     ]
     assert [(x.part, x.bytes, x.operations) for x in found] == by_hand
-    assert [x.steps for x in found if x.steps] == [3]
+    assert [(x.steps, x.programs) for x in found if x.steps] == [(3, 1)]
+    walk = next(x for x in model.evict(SMALL, 1, 3, 5, Code(certificate=False)) if x.part == "walk")
+    assert walk.bytes == (8 * 21 + 2 * 3 * 16 + 2 * 3 * 4 + 3 * 4) + 4 * 42  # positions once, then all logits
     assert sum(x.launches for x in found) == model.A_BLOCK + model.KERNELS
     narrow = model.evict(SMALL, 1, 3, 5, Code(wide=False))
     assert sum(x.launches for x in narrow) == model.A_BLOCK + model.KERNELS - model.WIDENING
@@ -203,6 +206,7 @@ def test_a_kernel_takes_the_longest_of_its_needs():
     gpu = H100(hbm=100.0, l2=1000.0, cache=50, stream=1.0, bf16=10.0, matrix=0.5, shortest=1e-3, step=0.25)
     assert Kernel("x", bytes=200).seconds(gpu) == 2.0
     assert Kernel("x", bytes=200, held=50).seconds(gpu) == 0.2
+    assert Kernel("x", bytes=200, held=50, programs=2).seconds(replace(gpu, sm=10.0)) == 10.0
     assert Kernel("x", bytes=200, operations=20, rate="bf16").seconds(gpu) == 4.0
     assert Kernel("x", bytes=200, steps=16).seconds(gpu) == 4.0
     assert Kernel("x", launches=3).seconds(gpu) == 3e-3
@@ -234,6 +238,7 @@ def test_the_page_has_what_the_model_says():
     near, far = (model.plain_token(m, 4, cache, gpu).seconds for cache in (512, 4096))
     assert f"at {near / ours:.2f} of the speed" in section and f"{far / ours:.1f} times as fast as with one of 4,096" in section
     assert f"graph would be {near / static:.1f} times as fast" in section
+    assert f"write {cost_tables.table1(gpu, static=False):.1f} times the tokens" in section
     one, all_heads = (cost_tables.trips(m, 512, reading=reading) for reading in ("head after head", "heads together"))
     assert f"{one:.0f} loads" in section and f"would need {all_heads:.0f}:" in section
     assert f"{1e6 * one * gpu.hit:.1f} microseconds against {1e6 * all_heads * gpu.hit:.1f}" in section
