@@ -28,6 +28,13 @@ from msrnn_bench.results.provenance import git, machine, versions
 from msrnn_bench.runs.build import build
 from msrnn_bench.runs.compose import compose_one
 
+GPU = "cuda"
+
+
+def llama() -> dict[str, Any]:
+    """The architecture of conf/model/llama2_7b.yaml."""
+    return dict(build(compose_one(["model=llama2_7b"]).model, "model").architecture)
+
 
 def run(bench: Bench, out: Path) -> bool:
     """Every line; whether none failed."""
@@ -95,9 +102,8 @@ def main(arguments: list[str]) -> int:
     if not given.tiny and not torch.cuda.is_available():
         print("no GPU is here: python benchmarks/gpu.py --tiny runs the script through on the CPU", file=sys.stderr)
         return 2
-    device = torch.device("cpu" if given.tiny else "cuda")
-    shape = ARCHITECTURE if given.tiny else build(compose_one(["model=llama2_7b"]).model, "model").architecture
-    bench = Bench(TINY if given.tiny else Sizes(), device, given.budget, dict(shape))
+    device = torch.device("cpu" if given.tiny else GPU)
+    bench = Bench(TINY if given.tiny else Sizes(), device, given.budget, ARCHITECTURE if given.tiny else llama())
     bench.load()
     about = machine()
     print(f"{about['processor'] if given.tiny else about['cuda']}, {bench.sizes.title}; {path(device)}")

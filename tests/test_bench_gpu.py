@@ -45,6 +45,26 @@ def test_without_a_gpu_it_is_one_line(capsys, tmp_path):
     assert said.out == "" and said.err.count("\n") == 1 and "--tiny" in said.err
 
 
+def test_with_a_gpu_it_is_the_same_script(short, tmp_path, capsys, monkeypatch):
+    """All that a GPU's run passes through, but that the device is the CPU and the sizes are small."""
+    waits = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append(1))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(script, "GPU", "cpu")
+    assert script.llama()["hidden_size"] == 4096 and script.llama()["num_hidden_layers"] == 32
+    monkeypatch.setattr(script, "llama", lambda: ARCHITECTURE)
+    monkeypatch.setattr(script, "Sizes", lambda: replace(short, dtype=torch.bfloat16))
+    with gpu_gate.fallback():  # nothing that is compiled for a CPU
+        assert script.main(["--out", str(tmp_path / "x.json")]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("NVIDIA H100") and "NO GPU NUMBERS" not in told and ("met" in told or "MISSED" in told)
+    written = json.loads((tmp_path / "x.json").read_text())
+    assert written["machine"]["cuda"] and written["lines"][1]["predicted"] > 0 and len(waits) > 50
+    assert [line["line"] for line in written["lines"]] == [line.name for line in gpu_lines.lines(short)]
+
+
 @pytest.mark.parametrize("policy", [mb.Tova(), mb.H2O()])
 def test_the_checks_data_are_far_from_ties(policy):
     """Noise a hundred times a float32's rounding changes nobody's leaving, so what differs on a GPU is a fault."""

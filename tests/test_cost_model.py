@@ -242,6 +242,8 @@ def test_the_page_has_what_the_model_says():
     one, all_heads = (cost_tables.trips(m, 512, reading=reading) for reading in ("head after head", "heads together"))
     assert f"{one:.0f} loads" in section and f"would need {all_heads:.0f}:" in section
     assert f"{1e6 * one * gpu.hit:.1f} microseconds against {1e6 * all_heads * gpu.hit:.1f}" in section
+    slow = model.bounded(m, 4, 4096, 512, replace(gpu, step=one * gpu.hit)).seconds
+    assert f"line would be {slow / plain:.2f}" in section
 
 
 def test_every_table_can_be_printed(capsys):
