@@ -1,6 +1,6 @@
 # The commands of the project. `make` or `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-range test-faults test-slurm test-ray lint smoke sweep paper-laptop paper figures bench bench-gpu clean
+.PHONY: help setup demo triton test test-range test-faults test-slurm test-ray lint smoke sweep paper-laptop paper figures bench bench-gpu clean
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -41,6 +41,9 @@ demo: ## set up, measure the default model, sweep a little, draw the figure (abo
 	@echo "demo 4/4: the figure, some seconds"
 	$(RUN) plot results_dir=results/demo
 	@echo; echo "table:  results/demo/summary.csv"; echo "figure: results/demo/perplexity.png"
+
+triton: setup ## Triton, with which `make test` tests the GPU kernels on any Linux machine (690 MB)
+	$(PIP) --constraint requirements/constraints.txt --editable '.[triton]'
 
 test: setup ## set up and run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)

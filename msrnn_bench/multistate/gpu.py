@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-from msrnn_bench.multistate.draw import draws
+from msrnn_bench.multistate.draw import draw_key, draws
+from msrnn_bench.multistate.state import State, score_dtype
 from msrnn_bench.policies import Rule
 
+# The assembler spills to have more programs at a time, of which there are never many.
+WALK = {"maxnreg": 255}
 
 
-def usable(device: torch.device) -> bool:
-    """Whether the kernels can run there: Triton is installed, and the device is its, or its interpreter stands in for one."""
-    return (device.type == "cuda" or interpreted()) and find_spec("triton") is not None
+def usable(device: torch.device, rule: Rule) -> bool:
+    """Whether the kernels can do it there: they know the policy, Triton is installed, and the device is its, or its interpreter
+    stands in for one."""
+    return rule.score is None and (device.type == "cuda" or interpreted()) and find_spec("triton") is not None
 
 
 def interpreted() -> bool:
@@ -24,63 +29,122 @@ def interpreted() -> bool:
 
 
 def evict(
-    logits: Tensor, positions: Tensor, scores: Tensor, victims: Tensor, seeds: list[int], rule: Rule, start: int, keep: int,
-    dtype: torch.dtype, *, certificate: bool = True,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Walk the block's steps; see `gpu_kernels`.
+    logits: Tensor, state: State, victims: Tensor, rule: Rule, start: int, keep: int, dtype: torch.dtype, *,
+    certificate: bool = True,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Walk the block's steps; see `gpu_kernels`. The state's positions and scores change in place.
 
-    logits [B, P, R, N, S] float32 or float64, used up; positions and scores [B, P, S] in place; victims [B, P, N] out.
-    Returns the rows of attention [B, P, R, N, S] in `dtype`, and for `compact` sources and holes [B, P, N]. `certificate=False`
-    reads every state in all heads at every step: the same victims, for tests.
+    logits [B, P, R, N, S] float32 or float64, used up; victims [B, P, N] out. Returns the rows of attention [B, P, R, N, S] in
+    `dtype`, and what `compact` has to move. `certificate=False` reads every state in all heads at every step: the same victims,
+    for tests.
     """
-    from msrnn_bench.multistate import gpu_kernels as kernels
-
     batch, deciders, heads, steps, states = logits.shape
-    old, rows = states - steps, batch * deciders
-    exact = _name(logits.dtype)
-    tops, norms = logits.new_empty(2, batch, deciders, heads, steps)
-    sums = tops.new_empty(tops.shape, dtype=torch.float64)
+    tops = logits.new_empty(logits.shape[:-1])
+    sums = torch.empty_like(tops, dtype=torch.float64)
     certified = certificate and heads > 1 and rule.memory == 0 and rule.seed is None and rule.state_size is not None
     means = logits.new_empty((batch, deciders, steps, states) if certified else 1)
-    if rule.seed is not None:
-        means = _drawn(seeds, positions, start, steps).to(logits.dtype)
-    died = torch.empty((batch, deciders, states), dtype=torch.int32, device=logits.device)
-    sources = died.new_full((batch, deciders, steps), -1)
-    holes = sources.clone()
-    left = victims.new_empty(victims.shape)
-    shape = {"R": heads, "TILE": 512 if states <= 512 else 1024, "num_warps": 4}
-    kernels.rows[rows, steps](logits, tops, sums, means, old, steps, states, MEANS=certified, EXACT=exact, **shape)
-    kernels.walk[rows,](
-        logits, tops, sums, means, norms, positions, scores, died, left, sources, holes, old, steps, states, start,
-        states if rule.state_size is None else rule.state_size, keep, rule.first, rule.recent, *positions.stride()[:2],
-        *scores.stride()[:2], MEMORY=rule.memory, P=deciders, HEADS=_power(heads), DEAD=max(4, min(32, 1024 // _power(heads))),
-        CERTIFICATE=certified, GIVEN=rule.seed is not None, SCORE=None, EXACT=exact, **shape,
-    )  # fmt: skip
+    clock = _clock((states - steps,) * batch, (start,) * batch, logits.device)
+    shape = _shape(logits)
+    kernels = _kernels()
+    kernels.rows[batch * deciders, steps](
+        logits, tops, sums, means, clock, steps, states, MEANS=certified, EXACT=_name(logits.dtype), **shape
+    )
+    counts = state.evictions.new_empty((2, batch, deciders))  # `State.count_evictions` counts what a whole call evicts
+    starts = [start] * batch
+    norms, died, moves = _walk(logits, tops, sums, means, clock, state, victims, rule, keep, starts, certified, *counts)
     out = logits if dtype == logits.dtype else torch.empty_like(logits, dtype=dtype)
-    kernels.finish[rows * heads, steps](logits, out, tops, norms, died, old, steps, states, **shape)
+    kernels.finish[batch * deciders * heads, steps](logits, out, tops, norms, died, clock, steps, states, **shape)
+    return out, moves
+
+
+def decode(q: Tensor, k: Tensor, v: Tensor, rule: Rule, state: State, scale: float) -> tuple[Tensor, State]:
+    """One token a row, rows of any fill: q [B, H, 1, D], k, v [B, G, 1, D] -> [B, H, 1, D], and the state, changed in place."""
+    batch, heads, _, size = q.shape
+    groups, most = k.shape[1], max(state.alive) + 1
+    state.reserve(most, most=None if rule.state_size is None else rule.state_size + 1)
+    assert state.keys is not None and state.values is not None
+    deciders = state.positions.shape[1]
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    logits = torch.empty((batch, deciders, heads // deciders, 1, most), dtype=score_dtype(q.dtype), device=q.device)
+    tops, sums = logits.new_empty(logits.shape[:-1]), logits.new_empty(logits.shape[:-1], dtype=torch.float64)
+    clock = _clock(tuple(state.alive), tuple(state.seen), q.device)
+    out = torch.empty_like(q)
+    _kernels().attend[batch, groups](
+        q, k, v, state.keys, state.values, state.positions, state.scores, logits, tops, sums, out, clock, most, scale,
+        *state.keys.stride()[:3], *state.values.stride()[:3], *state.positions.stride()[:2], *state.scores.stride()[:2],
+        P=deciders, G=groups, R=heads // groups, TILE=32, WIDTH=_power(size), SIZE=size, EXACT=_name(logits.dtype), num_warps=4,
+    )  # fmt: skip
+    victims = state.positions.new_empty((batch, deciders, 1))
+    keep = most if rule.state_size is None else min(most, rule.state_size)
+    counts = (state.evictions, state.first_eviction)
+    _, _, moves = _walk(logits, tops, sums, logits.new_empty(1), clock, state, victims, rule, keep, state.seen, False, *counts)
+    compact(state.keys, state.values, state, moves)
+    state.alive, state.seen = [min(n + 1, keep) for n in state.alive], [n + 1 for n in state.seen]
+    state.largest = [max(a, b) for a, b in zip(state.largest, state.alive, strict=True)]
+    state.trace = None
+    state.note_deaths(victims)
+    return out, state
+
+
+def _walk(
+    logits: Tensor, tops: Tensor, sums: Tensor, means: Tensor, clock: Tensor, state: State, victims: Tensor, rule: Rule, keep: int,
+    starts: list[int], certified: bool, evictions: Tensor, first_eviction: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The sequential kernel: one over each row's live mass, the steps of death, and what has to move [2, B, P, N]."""
+    batch, deciders, heads, steps, states = logits.shape
+    if rule.seed is not None:
+        seeds = [draw_key(rule.seed, document, state.layer) for document in state.documents or ()]
+        means = _drawn(seeds, state.positions[:, :, :states], starts, steps).to(logits.dtype)
+    norms = torch.empty_like(tops)
+    died = torch.empty((batch, deciders, states), dtype=torch.int32, device=logits.device)
+    moves = died.new_empty((2, batch, deciders, steps))
+    left = victims.new_empty(victims.shape)
+    _kernels().walk[batch * deciders,](
+        logits, tops, sums, means, norms, state.positions, state.scores, died, left, *moves, evictions,
+        first_eviction, clock, steps, states, states if rule.state_size is None else rule.state_size, keep, rule.first,
+        rule.recent, *state.positions.stride()[:2], *state.scores.stride()[:2], MEMORY=rule.memory, HEADS=_power(heads),
+        DEAD=max(4, min(32, 1024 // _power(heads))), CERTIFICATE=certified, GIVEN=rule.seed is not None, SCORE=None,
+        EXACT=_name(logits.dtype), **_shape(logits), **WALK,
+    )  # fmt: skip
     victims.copy_(left)
-    return out, sources, holes
+    return norms, died, moves
 
 
-def compact(keys: Tensor, values: Tensor, positions: Tensor, scores: Tensor, sources: Tensor, holes: Tensor) -> None:
+def compact(keys: Tensor, values: Tensor, state: State, moves: Tensor) -> None:
     """Move the states that stand behind the first `keep` slots to where others left: keys, values [B, G, S, D]."""
-    from msrnn_bench.multistate import gpu_kernels as kernels
-
     batch, groups, _, size = keys.shape
-    deciders, steps = sources.shape[1:]
-    kernels.move[batch, groups, steps](
-        keys, values, positions, scores, sources, holes, steps, *keys.stride()[:3], *values.stride()[:3],
-        *positions.stride()[:2], *scores.stride()[:2], P=deciders, G=groups, WIDTH=_power(size), SIZE=size, num_warps=1,
+    deciders, steps = moves.shape[2:]
+    _kernels().move[batch, groups, steps](
+        keys, values, state.positions, state.scores, *moves, steps, *keys.stride()[:3], *values.stride()[:3],
+        *state.positions.stride()[:2], *state.scores.stride()[:2], P=deciders, G=groups, WIDTH=_power(size), SIZE=size, num_warps=1,
     )  # fmt: skip
 
 
-def _drawn(seeds: list[int], positions: Tensor, start: int, steps: int) -> Tensor:
+def _kernels() -> object:
+    from msrnn_bench.multistate import gpu_kernels  # triton: only where it is used
+
+    return gpu_kernels
+
+
+def _shape(logits: Tensor) -> dict[str, int]:
+    _, deciders, heads, _, states = logits.shape
+    return {"P": deciders, "R": heads, "TILE": 512 if states <= 512 else 1024, "num_warps": 4}
+
+
+@lru_cache(maxsize=16)
+def _clock(old: tuple[int, ...], start: tuple[int, ...], device: torch.device) -> Tensor:
+    """[B, 2] int32: each row's old states and first position; made once for all layers, and sent without waiting."""
+    clock = torch.tensor([*zip(old, start, strict=True)], dtype=torch.int32, pin_memory=device.type == "cuda")
+    return clock.to(device, non_blocking=True)
+
+
+def _drawn(seeds: list[int], positions: Tensor, starts: list[int], steps: int) -> Tensor:
     """The random policy's scores [B, P, N, S], all steps at once."""
     batch, deciders, states = positions.shape
-    now = torch.arange(start, start + steps, device=positions.device).repeat(batch)
+    now = torch.tensor(starts, device=positions.device)[:, None] + torch.arange(steps, device=positions.device)
     keys = [seed for seed in seeds for _ in range(steps)]
     repeated = positions[:, :, None].expand(-1, -1, steps, -1).transpose(1, 2).flatten(0, 1)
-    return draws(keys, now, repeated).view(batch, steps, deciders, states).transpose(1, 2).contiguous()
+    return draws(keys, now.flatten(), repeated).view(batch, steps, deciders, states).transpose(1, 2).contiguous()
 
 
 def _name(dtype: torch.dtype) -> object:

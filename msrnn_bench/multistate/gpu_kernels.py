@@ -1,6 +1,6 @@
 """The sequential part of the scan for GPUs, in Triton: which states are alive, step after step inside a block.
 
-The same numbers as kernels.py, in four kernels a block; gpu.py owns the tensors and launches them. Each program writes rows that no
+The same numbers as kernels.py, in four kernels a block and three a decode step; gpu.py owns the tensors and launches them. Each program writes rows that no
 other reads or writes, and nothing is atomic, so programs may run in any order. Shapes as in scan.py: logits [B, P, R, N, S], where P
 decide alone and each averages its R query heads, N queries of the block, S candidates (old states in slots 0..S-N-1, the block's
 own behind them). A state that leaves at step n is still attended to at n, and absent from n + 1.
@@ -10,7 +10,7 @@ it stands, that is R rows of S numbers a step. But `means` has the rows' mean no
 by programs that need not wait for one another, and head by head the two differ by one factor r = Z / (Z - D), Z the row's sum and D
 its share of the dead, so that the true mean of a state lies between `mean * min r` and `mean * max r`. Only states whose lower bound
 does not exceed the lowest upper bound (with ETA on either side for rounding) can be the lowest; only they are read in all heads,
-in a fixed order of heads, so that the victim is the same to the last bit as if every state had been.
+in a fixed order of heads, so that the victim is the same to the last bit as if every state had been; a lone candidate leaves unread.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ VANISHING = tl.constexpr(1e-4)
 NOBODY = tl.constexpr(2**62)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["steps", "states"])
 def rows(
-    logits, tops, sums, means, old, steps, states, R: tl.constexpr, TILE: tl.constexpr, MEANS: tl.constexpr, EXACT: tl.constexpr
+    logits, tops, sums, means, clock, steps, states, P: tl.constexpr, R: tl.constexpr, TILE: tl.constexpr, MEANS: tl.constexpr, EXACT: tl.constexpr
 ):  # fmt: skip
     """Program (b * P + p, n): maximum and sum of exponentials of each head's row, `tops` and `sums` [B, P, R, N], and the mean of
     the normalised rows, `means` [B, P, N, S], over what is not in the query's future. EXACT: the dtype of the logits."""
     decider, step = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    width = old + step + 1
+    width = tl.load(clock + 2 * (decider // P)) + step + 1
     slot = tl.arange(0, TILE)
     for r in range(R):
         row = (decider * R + r) * steps + step
@@ -56,10 +56,10 @@ def rows(
             tl.store(means + (decider * steps + step) * states + at + slot, mean, mask=at + slot < width)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["steps", "states", "size", "keep", "first", "recent"])
 def walk(
-    logits, tops, sums, means, norms, positions, scores, died, victims, sources, holes, old, steps, states, start, size, keep,
-    first, recent, position_b, position_p, score_b, score_p, MEMORY: tl.constexpr, P: tl.constexpr, R: tl.constexpr,
+    logits, tops, sums, means, norms, positions, scores, died, victims, sources, holes, evictions, first_eviction, clock, steps,
+    states, size, keep, first, recent, position_b, position_p, score_b, score_p, MEMORY: tl.constexpr, P: tl.constexpr, R: tl.constexpr,
     HEADS: tl.constexpr, TILE: tl.constexpr, DEAD: tl.constexpr, CERTIFICATE: tl.constexpr, GIVEN: tl.constexpr,
     SCORE: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
@@ -71,6 +71,7 @@ def walk(
     positions, scores  [B, P, S] in and out, a position -1 where the state left.
     died       [B, P, S] out: the step at which the state left, N where it lives.
     victims    [B, P, N] out: positions that left, -1 where none did.
+    evictions, first_eviction  [B, P] in and out; clock [B, 2] int32: how many old states there are, and the block's first position.
     sources, holes  [B, P, N] out: the slot from `keep` on whose state has to move, and the free slot below for it; -1 behind the last
                source. During the walk `holes` has the slots of those that left.
     SCORE      a compiled function of (mean, maximum, previous, age, position), None for the family.
@@ -86,9 +87,13 @@ def walk(
     tops, sums, norms = tops + decider * R * steps, sums + decider * R * steps, norms + decider * R * steps
     died += decider * states
     victims, sources, holes = victims + decider * steps, sources + decider * steps, holes + decider * steps
+    old, start = tl.load(clock + 2 * (decider // P)), tl.load(clock + 2 * (decider // P) + 1)
     for at in range(0, states, TILE):
         tl.store(died + at + slot, steps, mask=at + slot < states)
+    for at in range(0, steps, TILE):
+        tl.store(sources + at + slot, -1, mask=at + slot < steps)
     count = 0
+    earliest = tl.load(first_eviction + decider)
     tl.debug_barrier()
     for step in range(steps):
         now, width = start + step, old + step + 1
@@ -126,6 +131,7 @@ def walk(
         tl.store(norms + mine, (1.0 / left).to(EXACT), mask=real)
         # the certificate: who can be the lowest
         certain = full
+        lone = 0  # candidates; one alone leaves, and no head need be read
         least, bound = tl.sum(tl.zeros([TILE], EXACT), axis=0), tl.sum(tl.zeros([TILE], EXACT), axis=0)
         if CERTIFICATE:
             certain = full & (again == 0) & (step < steps - 1)
@@ -139,6 +145,11 @@ def walk(
                     mean = tl.load(means + step * states + at + slot, mask=eligible, other=float("inf"))
                     lowest = tl.minimum(lowest, mean)
                 bound = tl.min(lowest, axis=0) * (tl.max(tl.where(real, factor, 0.0), axis=0).to(EXACT) * (1 + ETA))
+                for at in range(0, width, TILE):
+                    position = tl.load(positions + at + slot, mask=at + slot < width, other=-1)
+                    eligible = (position >= first) & (position <= now - recent) & (position >= 0)
+                    mean = tl.load(means + step * states + at + slot, mask=eligible, other=float("inf"))
+                    lone += tl.sum((eligible & (mean * least <= bound)).to(tl.int32), axis=0)
         tl.debug_barrier()  # norms and tops are written
         # the scores, and the lowest of each lane
         least_rank = tl.full([TILE], float("inf"), EXACT)
@@ -157,13 +168,14 @@ def walk(
             else:
                 mean = tl.zeros([TILE], EXACT)
                 maximum = tl.zeros([TILE], EXACT)
-                for r in range(R):
-                    row = r * steps + step
-                    logit = tl.load(logits + row * states + at + slot, mask=candidate, other=float("-inf"))
-                    share = tl.exp(logit - tl.load(tops + row)) * tl.load(norms + row)
-                    mean += share
-                    if SCORE is not None:
-                        maximum = tl.maximum(maximum, share)
+                if lone != 1:
+                    for r in tl.range(0, R, loop_unroll_factor=4):  # several loads under way at once
+                        row = r * steps + step
+                        logit = tl.load(logits + row * states + at + slot, mask=candidate, other=float("-inf"))
+                        share = tl.exp(logit - tl.load(tops + row)) * tl.load(norms + row)
+                        mean += share
+                        if SCORE is not None:
+                            maximum = tl.maximum(maximum, share)
                 mean = mean / R
                 if SCORE is not None:
                     previous = tl.load(scores + at + slot, mask=alive, other=0.0)
@@ -188,10 +200,13 @@ def walk(
             tl.store(positions + worst, -1)
             tl.store(died + worst, step)
             tl.store(holes + count, worst)
+            earliest = tl.where(earliest < 0, now.to(tl.int64), earliest)
             count += 1
         else:
             tl.store(victims + step, -1)
         tl.debug_barrier()  # who left is known to all threads
+    tl.store(evictions + decider, tl.load(evictions + decider) + count)
+    tl.store(first_eviction + decider, earliest)
     # who stands behind the first `keep` slots takes the place of one that left there; they are equally many
     free, behind = 0, 0
     for at in range(0, states, TILE):
@@ -204,14 +219,14 @@ def walk(
         behind += tl.sum(source.to(tl.int32), axis=0)
 
 
-@triton.jit
-def finish(logits, out, tops, norms, died, old, steps, states, R: tl.constexpr, TILE: tl.constexpr):
+@triton.jit(do_not_specialize=["steps", "states"])
+def finish(logits, out, tops, norms, died, clock, steps, states, P: tl.constexpr, R: tl.constexpr, TILE: tl.constexpr):
     """Program (row of B * P * R, n): `out` [B, P, R, N, S], the softmax row over the states alive at step n, 0 elsewhere. May be
     the logits' own memory."""
     head, step = tl.program_id(0).to(tl.int64), tl.program_id(1)
     slot = tl.arange(0, TILE)
     row = head * steps + step
-    top, norm = tl.load(tops + row), tl.load(norms + row)
+    top, norm, old = tl.load(tops + row), tl.load(norms + row), tl.load(clock + 2 * (head // R // P))
     for at in range(0, states, TILE):
         death = tl.load(died + (head // R) * states + at + slot, mask=at + slot < states, other=-1)
         alive = (at + slot <= old + step) & (death >= step)
@@ -220,7 +235,52 @@ def finish(logits, out, tops, norms, died, old, steps, states, R: tl.constexpr, 
         tl.store(out + row * states + at + slot, share.to(out.dtype.element_ty), mask=at + slot < states)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["states"])
+def attend(
+    query, new_keys, new_values, keys, values, positions, scores, logits, tops, sums, out, clock, states, scale, key_b, key_g,
+    key_s, value_b, value_g, value_s, position_b, position_p, score_b, score_p, P: tl.constexpr, G: tl.constexpr, R: tl.constexpr,
+    TILE: tl.constexpr, WIDTH: tl.constexpr, SIZE: tl.constexpr, EXACT: tl.constexpr,
+):  # fmt: skip
+    """Program (b, g), a block of one query: the new state enters its slot, and each of the group's R query heads attends.
+
+    query, out [B, H, D]; new_keys, new_values [B, G, D]; logits [B, H, S], tops and sums [B, H] out, for `walk`. Sums run along with
+    the maximum seen so far; TILE states are looked at together."""
+    b, g = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    d, slot = tl.arange(0, WIDTH), tl.arange(0, TILE)
+    old, now = tl.load(clock + 2 * b), tl.load(clock + 2 * b + 1)
+    new = (b * G + g) * SIZE + d
+    keys, values = keys + b * key_b + g * key_g, values + b * value_b + g * value_g
+    tl.store(keys + old * key_s + d, tl.load(new_keys + new, mask=d < SIZE), mask=d < SIZE)
+    tl.store(values + old * value_s + d, tl.load(new_values + new, mask=d < SIZE), mask=d < SIZE)
+    if (P == G) | (g == 0):
+        p = g if P == G else g * 0
+        tl.store(positions + b * position_b + p * position_p + old, now.to(tl.int64))
+        tl.store(scores + b * score_b + p * score_p + old, 0.0)
+    tl.debug_barrier()
+    for r in range(R):
+        row = (b * G + g) * R + r
+        asked = tl.load(query + row * SIZE + d, mask=d < SIZE, other=0.0).to(EXACT)
+        top = tl.max(tl.full([TILE], float("-inf"), EXACT), axis=0)
+        total = tl.sum(tl.zeros([TILE], tl.float64), axis=0)
+        weighed = tl.zeros([WIDTH], EXACT)
+        for at in range(0, old + 1, TILE):
+            there = at + slot <= old
+            inside = there[:, None] & (d < SIZE)[None, :]
+            key = tl.load(keys + (at + slot)[:, None] * key_s + d[None, :], mask=inside, other=0.0).to(EXACT)
+            logit = tl.where(there, tl.sum(key * asked[None, :], axis=1) * scale, float("-inf"))
+            tl.store(logits + row * states + at + slot, logit, mask=there)
+            highest = tl.maximum(top, tl.max(logit, axis=0))
+            fade, exponential = tl.exp(top - highest), tl.exp(logit - highest)
+            value = tl.load(values + (at + slot)[:, None] * value_s + d[None, :], mask=inside, other=0.0).to(EXACT)
+            weighed = weighed * fade + tl.sum(exponential[:, None] * value, axis=0)
+            total = total * fade.to(tl.float64) + tl.sum(exponential.to(tl.float64), axis=0)
+            top = highest
+        tl.store(tops + row, top)
+        tl.store(sums + row, total)
+        tl.store(out + row * SIZE + d, (weighed / total.to(EXACT)).to(out.dtype.element_ty), mask=d < SIZE)
+
+
+@triton.jit(do_not_specialize=["steps"])
 def move(
     keys, values, positions, scores, sources, holes, steps, key_b, key_g, key_s, value_b, value_g, value_s, position_b, position_p,
     score_b, score_p, P: tl.constexpr, G: tl.constexpr, WIDTH: tl.constexpr, SIZE: tl.constexpr,

@@ -16,13 +16,14 @@ BLOCK = 96  # queries per dense product; more waste work on the dead, fewer star
 
 
 class Work:
-    """The keys and values in the dtype of the products: the state's own where that is it, else a float32 mirror."""
+    """The keys and values in the dtype of the products: the state's own where that is it, else a float32 mirror. Where a device
+    has products of bfloat16 that end in float32 (`narrow`), they are the state's own always."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, *, narrow: bool = False) -> None:
         assert state.keys is not None
         self.state = state
         self.exact = score_dtype(state.keys.dtype)
-        self.mirrored = self.exact != state.keys.dtype
+        self.mirrored = self.exact != state.keys.dtype and not narrow
         self.keys = self.values = state.keys[:, :, :0]
         self.buffer = torch.empty(0, dtype=self.exact, device=state.keys.device)
 
@@ -69,14 +70,14 @@ def scaled_logits(q: Tensor, keys: Tensor, work: Work, scale: float) -> Tensor:
     """[B, H, N, S] in float32 or float64; the block's own future is -inf. `keys` [B, G, S, D] end with the block's."""
     batch, heads, n, size = q.shape
     groups, states = keys.shape[1:3]
-    grouped = q.to(work.exact).reshape(batch * groups, heads // groups * n, size)
+    grouped = q.to(keys.dtype).reshape(batch * groups, heads // groups * n, size)
     logits = work.room_for(batch * groups, heads // groups * n, states)
     matrices = _by_group(keys)
     for part, left, right in zip(logits.chunk(len(matrices)), grouped.chunk(len(matrices)), matrices, strict=True):
         _products(part, left, right.transpose(1, 2), scale)
     logits = logits.view(batch, heads, n, states)
     if n > 1:
-        logits[..., states - n :] += _future(n, work.exact, q.device)
+        logits[..., states - n :].add_(_future(n, work.exact, q.device))
     return logits
 
 
@@ -98,6 +99,9 @@ def _products(out: Tensor, left: Tensor, right: Tensor, scale: float = 1.0) -> N
     A CPU's batched product gives whole matrices to threads, so that three matrices take two threads as long as four;
     the matrices left over are cut by rows instead (20% of both products at three KV heads and k=2,048).
     """
+    if left.dtype != out.dtype:
+        _narrow_products(out, left, right, scale)
+        return
     count, rows = left.shape[:2]
     threads = torch.get_num_threads() if left.device.type == "cpu" else 1
     over = count % threads if count > threads and rows % threads == 0 else 0
@@ -109,6 +113,14 @@ def _products(out: Tensor, left: Tensor, right: Tensor, scale: float = 1.0) -> N
         torch.baddbmm(part, left[i].unflatten(0, cut), right[i].expand(threads, -1, -1), beta=0, alpha=scale, out=part)
 
 
+def _narrow_products(out: Tensor, left: Tensor, right: Tensor, scale: float) -> None:
+    """`_products` of 16-bit matrices, summed and kept in float32. Only CUDA has it; elsewhere, where tests come by, they are widened."""
+    if out.device.type == "cuda":
+        torch.baddbmm(out, left, right, out_dtype=out.dtype, beta=0, alpha=scale, out=out)
+    else:
+        torch.baddbmm(out, left.to(out.dtype), right.to(out.dtype), beta=0, alpha=scale, out=out)
+
+
 def _by_group(x: Tensor) -> list[Tensor]:
     """Keys or values [B, G, S, D] as batches of matrices without a copy: slots are a slice of a larger buffer, so rows
     of a batch cannot be flattened into one."""
@@ -116,8 +128,9 @@ def _by_group(x: Tensor) -> list[Tensor]:
 
 
 def weighted_values(probs: Tensor, values: Tensor) -> Tensor:
-    """probs [B, H, N, S] @ values [B, G, S, D] -> [B, H, N, D]."""
+    """probs [B, H, N, S] @ values [B, G, S, D] -> [B, H, N, D], in the values' dtype."""
     batch, heads, n, states = probs.shape
+    probs = probs.to(values.dtype)
     groups, size = values.shape[1], values.shape[3]
     grouped = probs.view(batch * groups, heads // groups * n, states)
     out = grouped.new_empty(*grouped.shape[:2], size)

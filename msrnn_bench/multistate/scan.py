@@ -48,6 +48,8 @@ def scan(
         if q.shape[2] == 1 and compressed.compiled(q, rule) and padding is None and not (state.empty or trace):
             return walk(q, k, v, rule=rule, state=state, scale=scale, trace=False)
         return each_row(walk, q, k, v, rule=rule, state=state, scale=scale, padding=padding, trace=trace)
+    if q.shape[2] == 1 and gpu.usable(q.device, rule) and padding is None and not (state.empty or trace):
+        return gpu.decode(q, k, v, rule, state, scale)
     if q.shape[2] == 1 and decodes(q, rule, state, padding, trace):
         from msrnn_bench.multistate.decode import decode  # numba: only where it is used
 
@@ -71,7 +73,7 @@ def _blocks(q: Tensor, k: Tensor, v: Tensor, *, rule: Rule, state: State, scale:
     out = torch.empty_like(q)
     victims = state.positions.new_full((*state.positions.shape[:2], steps), -1)
     state.seen = [n + steps for n in state.seen]
-    work = Work(state)
+    work = Work(state, narrow=gpu.usable(q.device, rule))
     at = 0
     while at < steps:
         start = state.seen[0] - steps + at
@@ -138,11 +140,10 @@ def _evict(
     seeds = [] if rule.seed is None else [draw_key(rule.seed, d, state.layer) for d in state.documents or ()]
     keep = end if rule.state_size is None else min(end, rule.state_size)
     buffers = [state.keys[:, :, :end], state.values[:, :, :end]] + ([keys, values] if work.mirrored else [])
-    if rule.score is None and gpu.usable(q.device):
-        rows, *moves = gpu.evict(by_decider, positions, scores, victims, seeds, rule, start, keep, values.dtype)
+    if gpu.usable(q.device, rule):
+        rows, moves = gpu.evict(by_decider, state, victims, rule, start, keep, values.dtype)
         out = weighted_values(rows.view(batch, heads, n, end), values)
-        gpu.compact(state.keys, state.values, positions, scores, *moves)
-        work.forget_mirror()
+        gpu.compact(state.keys, state.values, state, moves)
     elif _compiled(q, rule):
         from msrnn_bench.multistate import compiled  # numba: only where it is used
 

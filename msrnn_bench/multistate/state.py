@@ -93,10 +93,10 @@ class State:
         left = victims >= 0
         self.evictions += left.sum(-1)
         steps = victims.shape[-1]
-        if bool((self.first_eviction < 0).any()):
-            begin = torch.tensor(self.seen, device=left.device)[:, None] - steps
-            first = torch.where(left.any(-1), begin + left.int().argmax(-1), -1)
-            self.first_eviction = torch.where(self.first_eviction < 0, first, self.first_eviction)
+        alike = len(set(self.seen)) == 1  # then no list has to be sent to the device
+        begin = self.seen[0] - steps if alike else torch.tensor(self.seen, device=left.device)[:, None] - steps
+        first = torch.where(left.any(-1), begin + left.int().argmax(-1), -1)
+        self.first_eviction = torch.where(self.first_eviction < 0, first, self.first_eviction)
         self.note_deaths(victims)
 
     def note_deaths(self, victims: Tensor) -> None:

@@ -1,0 +1,185 @@
+"""The Triton kernels against the recurrence, in Triton's interpreter: run by test_gpu.py in a process of its own.
+
+    TRITON_INTERPRET=1 python -m pytest tests/interpreted.py        # MANY=1 for a thousand cases
+
+The cases are a covering design: any two values of any two FACTORS meet in one of them.
+"""
+
+import os
+import random
+from collections.abc import Iterator
+from functools import partial
+from itertools import combinations
+from typing import Any
+
+import pytest
+import torch
+from triton.runtime.interpreter import interpreter_builder
+
+from msrnn_bench.multistate import gpu, scan
+from msrnn_bench.multistate.recurrence import recurrence
+from msrnn_bench.multistate.state import State
+from msrnn_bench.policies import A2SF, H2O, Eviction, Full, Random, Tova, Window
+
+MANY = "MANY" in os.environ
+FACTORS: dict[str, list[Any]] = {
+    "policy": [
+        Tova(), Tova(first=2), Tova(per="head"), H2O(), H2O(per="layer"), A2SF(), Random(seed=3), Window(first=1),
+        Eviction(memory=0.5, first=1, recent=1),
+    ],
+    "heads": [(1, 1), (4, 2), (3, 3), (5, 1)],  # query heads, KV heads
+    "batch": [1, 2],
+    "dtype": [torch.float64, torch.float32, torch.bfloat16],
+    "size": [2, 3, 5, 9],
+    "block": [3, 8, 96],
+    "gain": [1, 12, 24],  # of the logits: a state may be all of a row, and leave
+    "keys": ["different", "duplicated"],
+    "call": ["one", "carried", "padded", "tokens"],
+}  # fmt: skip
+LONGEST = 48 if MANY else 15
+
+
+def designed(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """Cases until all pairs have met, then more until there are `count`."""
+    chance, names = random.Random(seed), list(FACTORS)
+    missing = {
+        (a, i, b, j) for a, b in combinations(names, 2) for i in range(len(FACTORS[a])) for j in range(len(FACTORS[b]))
+    }  # fmt: skip
+    made = 0
+    while missing or made < count:
+        drawn = [{name: chance.randrange(len(FACTORS[name])) for name in names} for _ in range(60 if missing else 1)]
+        if missing:
+            a, i, b, j = min(missing)
+            drawn = [{**one, a: i, b: j} for one in drawn]
+        best = max(drawn, key=lambda one: len(missing & _pairs(one)))
+        missing -= _pairs(best)
+        made += 1
+        yield {name: FACTORS[name][at] for name, at in best.items()} | {"seed": made}
+
+
+def _pairs(case: dict[str, int]) -> set[tuple[str, int, str, int]]:
+    return {(a, case[a], b, case[b]) for a, b in combinations(case, 2)}
+
+
+def tensors(case: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+    """q, k, v of a case; duplicated keys tie, and the loud ones leave sooner or later."""
+    make = torch.Generator().manual_seed(case["seed"])
+    heads, groups = case["heads"]
+    steps, size = random.Random(case["seed"]).randint(8, LONGEST), 4
+
+    def draw(count: int) -> torch.Tensor:
+        return torch.randn(case["batch"], count, steps, size, generator=make, dtype=torch.float64)
+
+    q, k, v = draw(heads) * case["gain"], draw(groups), draw(groups)
+    if case["keys"] == "duplicated":
+        k = k[:, :, torch.randint(0, steps, (steps,), generator=make) // 3]
+    return tuple(x.to(case["dtype"]) for x in (q, k, v))
+
+
+def walked(engine: Any, case: dict[str, Any]) -> tuple[torch.Tensor, State]:
+    """A case in one call, in two, in one of padded rows, or token by token at its end."""
+    q, k, v = tensors(case)
+    run = partial(engine, policy=case["policy"], state_size=case["size"])
+    steps = q.shape[2]
+    if case["call"] == "one":
+        return run(q, k, v)
+    if case["call"] == "padded":
+        padding = torch.ones(q.shape[0], steps, dtype=torch.bool)
+        padding[0, : steps // 3] = False
+        return run(q, k, v, padding=padding)
+    cut = steps // 2
+    ends = [cut, steps] if case["call"] == "carried" else [cut, *range(cut + 1, steps + 1)]
+    out, begin, state = [], 0, None
+    for end in ends:
+        part, state = run(*(x[:, :, begin:end] for x in (q, k, v)), state=state)
+        out.append(part)
+        begin = end
+    assert state is not None
+    return torch.cat(out, dim=2), state
+
+
+def case_name(case: dict[str, Any]) -> str:
+    heads = "x".join(str(n) for n in case["heads"])
+    policy = f"{case['policy'].name}".replace(",", "-")
+    return f"{case['seed']}-{policy}-{heads}-{str(case['dtype'])[6:]}-k{case['size']}-{case['keys']}-{case['call']}"
+
+
+@pytest.fixture(autouse=True)
+def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gpu.interpreted()
+    if "case" in request.fixturenames:
+        monkeypatch.setattr(scan, "BLOCK", request.getfixturevalue("case")["block"])
+
+
+@pytest.mark.parametrize("case", designed(1000 if MANY else 40), ids=case_name)
+def test_the_kernels_are_the_recurrence(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64 the states kept are the same, and in any dtype where attention is not too steep for it; the certificate changes no
+    bit of anything."""
+    ours, state = walked(scan.scan, case)
+    theirs, expected = walked(recurrence, case)
+    if case["dtype"] == torch.float64 or (case["gain"] == 1 and case["keys"] == "different"):
+        assert [kept.tolist() for kept in state.kept()] == [kept.tolist() for kept in expected.kept()]
+        assert torch.equal(state.evictions, expected.evictions)
+        assert torch.equal(state.first_eviction, expected.first_eviction)
+        within = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.05}[case["dtype"]]
+        torch.testing.assert_close(ours, theirs, atol=within, rtol=within)
+    certified = case["policy"].name.startswith("tova") and case["heads"][0] > 1
+    if certified and case["policy"].per == "layer" and case["call"] != "tokens":
+        monkeypatch.setattr(gpu, "evict", partial(gpu.evict, certificate=False))
+        plain, without = walked(scan.scan, case)
+        assert torch.equal(plain, ours)
+        assert [kept.tolist() for kept in state.kept()] == [kept.tolist() for kept in without.kept()]
+        assert torch.equal(state.scores, without.scores)
+
+
+@pytest.mark.parametrize("order", ["backwards", "shuffled"])
+@pytest.mark.parametrize("policy", [Tova(), H2O()], ids=lambda policy: policy.name)
+def test_programs_run_in_any_order(policy: Any, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter runs a grid's programs in their order, where a GPU runs them as it likes."""
+    case = {
+        "policy": policy, "heads": (4, 2), "batch": 2, "dtype": torch.float32, "size": 6, "gain": 1, "keys": "different",
+        "call": "tokens", "seed": 5,
+    }  # fmt: skip
+    monkeypatch.setattr(scan, "BLOCK", 8)
+    expected, state = walked(scan.scan, case)
+    place = interpreter_builder.set_grid_idx
+    seen = []
+
+    def elsewhere(x: int, y: int, z: int) -> None:
+        across, down, deep = interpreter_builder.grid_dim
+        count, at = across * down * deep, (x * down + y) * deep + z
+        ranks = random.Random(count).sample(range(count), count) if order == "shuffled" and count > 4 else range(count)[::-1]
+        seen.append(ranks[at] != at)
+        place(ranks[at] // (down * deep), ranks[at] // deep % down, ranks[at] % deep)
+
+    monkeypatch.setattr(interpreter_builder, "set_grid_idx", elsewhere)
+    found, other = walked(scan.scan, case)
+    assert sum(seen) > 50
+    assert torch.equal(found, expected)
+    for name in ("keys", "values"):
+        assert torch.equal(getattr(other, name)[:, :, :6], getattr(state, name)[:, :, :6]), name
+    assert torch.equal(other.positions, state.positions)
+    assert torch.equal(other.scores[..., :6], state.scores[..., :6])
+
+
+def test_a_state_without_bound() -> None:
+    case = {
+        "policy": Full(), "heads": (4, 2), "batch": 2, "dtype": torch.float32, "size": None, "gain": 1, "keys": "different",
+        "call": "tokens", "seed": 7,
+    }  # fmt: skip
+    torch.testing.assert_close(walked(scan.scan, case)[0], walked(recurrence, case)[0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_loud_state_that_left_is_computed_away() -> None:
+    """A state that has all of every row leaves (it is old, and protected no more): what is left of the rows has underflowed."""
+    steps, size = 14, 4
+    q = torch.full((1, 2, steps, 2), 30.0)
+    k = torch.zeros(1, 2, steps, 2)
+    k[:, :, 2] = 9.0  # e^540 times the others
+    k[:, :, :, 1] += torch.linspace(0, 0.3, steps)
+    v = torch.randn(1, 2, steps, 2)
+    rule = Window(first=0)
+    ours, state = scan.scan(q, k, v, policy=rule, state_size=size)
+    theirs, expected = recurrence(q.double(), k.double(), v.double(), policy=rule, state_size=size)
+    torch.testing.assert_close(ours.double(), theirs, atol=1e-3, rtol=1e-3)
+    assert state.kept()[0].tolist() == expected.kept()[0].tolist()
