@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import msrnn_bench as mb
 from benchmarks import cost_model
-from benchmarks.cost_model import H100, Code, Shape
+from benchmarks.cost_model import Code
+from benchmarks.cost_sizes import H100, Shape, shape
 from benchmarks.decode import bounded_at, cost, library_at
 from benchmarks.scan import in_turn, seconds
 from msrnn_bench.multistate.attention import bounded
@@ -201,7 +202,7 @@ def predicted(bench: Bench, share: Callable[[Shape, H100], float]) -> float | No
     """What cost_model.py says, where it speaks of this card and model."""
     if "H100" not in str(machine()["cuda"]) or bench.sizes.dtype != torch.bfloat16:
         return None
-    return share(cost_model.shape("llama2_7b"), H100())
+    return share(shape("llama2_7b"), H100())
 
 
 def lines(s: Sizes) -> list[Line]:
