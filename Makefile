@@ -52,7 +52,7 @@ PYTHONS ?= $(PYTHON)
 test-range: ## the tests with the lowest and the newest of everything allowed (PYTHONS="python3.11 python3.13"; needs a network)
 	OMP_NUM_THREADS=1 $(PYTHON) tests/range.py $(PYTHONS)
 
-test-faults: setup ## processes killed, exceptions, full disks, broken files, wrong clocks: what a sweep survives (25 minutes)
+test-faults: setup ## processes killed, exceptions, full disks, broken files, wrong clocks: what a sweep survives (20 minutes)
 	$(BIN)/python tests/faults.py
 
 test-slurm: setup ## a sweep through a real Slurm on this machine, jobs killed and queued again (root; apt-get install slurmctld slurmd slurm-client munge)

@@ -1,6 +1,6 @@
 """`make bench`: what exact eviction costs against plain full attention, side by side in one process.
 
-    python benchmarks/scan.py              # every section; or name some: gpt2 smollm2 longer bfloat16 recurrence streaming
+    python benchmarks/scan.py      # every section; or name some: gpt2 smollm2 longer bfloat16 together recurrence streaming
 
 A ratio is the median over rounds, with the smallest and largest in brackets; in each round the plain forward is timed
 before and after, so that a machine that slows down slows both. Ratios with a target exit 1 when the median misses it.
@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -24,6 +24,7 @@ from msrnn_bench.multistate.naming import carried
 from msrnn_bench.results.provenance import machine
 from msrnn_bench.runs.build import build
 from msrnn_bench.runs.compose import compose_one
+from msrnn_bench.tasks.reading.losses import losses
 
 missed: list[str] = []
 
@@ -126,6 +127,27 @@ def bfloat16() -> None:
     smollm2("bfloat16", tokens=8192)
 
 
+def together(context: int = 512, k: int = 128, batch: int = 4) -> None:
+    """Chunks read in one call (`task.batch=4`) against one after the other, before and after it, their losses included."""
+    for dtype in ("float32", "bfloat16"):
+        model = build(compose_one(["model=smollm2"]).model, "model").load(dtype=dtype, device="cpu", seed=0).model
+        ids = torch.randint(0, model.config.vocab_size, (batch, context), generator=torch.Generator().manual_seed(0))
+        print(f"SmolLM2, {dtype}, {batch} chunks of {context}, {torch.get_num_threads()} threads: one call / {batch} calls")
+        for name, policy in (("tova", mb.Tova()), ("window4", mb.Window(first=4)), ("h2o", mb.H2O())):
+            found = []
+            for _ in range(4):
+                before, ours, after = (seconds(partial(read, model, policy, k, ids.split(rows))) for rows in (1, batch, 1))
+                found.append(ours / ((before + after) / 2))
+            found = found[1:]  # the first compiles the kernels
+            print(f"  {name:10} k={k:<5} {statistics.median(found):.2f} [{min(found):.2f}, {max(found):.2f}]", flush=True)
+
+
+def read(model, policy: mb.Policy, k: int, parts: Sequence[torch.Tensor]) -> None:
+    """One call after the other, each of so many rows."""
+    for ids in parts:
+        losses(model, ids, 1024, mb.bounded(model, policy, k), None)
+
+
 @torch.no_grad()
 def recurrence() -> None:
     """How much faster the scan is than the definition; SmolLM2's shape, every token through every layer."""
@@ -201,6 +223,7 @@ SECTIONS = {
     "smollm2": smollm2,
     "longer": longer,
     "bfloat16": bfloat16,
+    "together": together,
     "recurrence": recurrence,
     "streaming": streaming,
 }

@@ -49,6 +49,7 @@ class Silent:
 
     def start(self, tokens: int) -> None: ...
     def advance(self, tokens: int) -> None: ...
+    def restored(self, tokens: int) -> None: ...
 
 
 def stories(policy: str, k: int, shared: dict[Any, Any]) -> float:
@@ -78,7 +79,7 @@ def smollm2(policy: str, k: int, shared: dict[Any, Any]) -> float:
         shared.update(model=loaded.model, chunks=chunks)
     model, made = shared["model"], build(compose_one([f"policy={POLICIES[policy]}"]).policy, "policy")
     states = mb.bounded(model, made, k if made.evicts else None)
-    nll = [losses(model, ids, 1024, states, None)["nll"] for ids in shared["chunks"]]
+    nll = [losses(model, ids, 1024, states, None)["nll"][0] for ids in shared["chunks"]]
     return math.exp(sum(x.sum() for x in nll) / sum(x.size for x in nll))
 
 

@@ -25,6 +25,8 @@ class Progress(Protocol):
 
     def start(self, tokens: int) -> None: ...
     def advance(self, tokens: int) -> None: ...
+    def restored(self, tokens: int) -> None:
+        """They are done, by an earlier run: no part of this one's pace."""
 
 
 @dataclass(frozen=True)

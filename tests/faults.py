@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,7 +31,7 @@ TINY = ROOT / "tests/tiny"
 TIMINGS = ["seconds", "tokens_per_second", "peak_bytes"]
 GRID = ["run", "-m", "model=local", f"model.path={TINY / 'model'}", "policy=tova,h2o,random,window", "cache=8,12,16,20,24,32"]
 KINDS = {
-    "perplexity": ["dataset=text", "documents=4", "context=192", "tokens=1152", "engine=recurrence"],  # of four texts
+    "perplexity": ["dataset=text", "documents=4", "context=192", "tokens=768", "engine=recurrence"],  # of four texts
     "stories": ["task=stories", "task.prompt=Once", "task.stories=6", "task.new_tokens=96", "task.batch=1", "context=192"],
 }  # fmt: skip
 DEATHS = {
@@ -41,7 +41,8 @@ FAULTS = {
     "exception": 16, "full": 16, "readonly": 15, "truncated": 16, "edited": 15, "journal": 16, "two sweeps": 15, "heartbeat": 16,
     "clock": 15,
 }  # fmt: skip
-SOME = 35  # faults of a campaign
+SOME = 50  # faults of a campaign
+CELLS = 24
 PATIENCE = 3.0  # seconds, in place of a minute
 
 
@@ -55,6 +56,7 @@ class Campaign:
     chance: random.Random
     running: list[psutil.Popen] = field(default_factory=list)
     counted: Counter[str] = field(default_factory=Counter)
+    pairs: set[frozenset[frozenset[int]]] = field(default_factory=set)
     number: int = 0
 
     def __post_init__(self) -> None:
@@ -85,13 +87,16 @@ class Campaign:
         return found
 
     def run(self) -> None:
-        for order in self.orders:
-            for _ in range(5):
-                if self.disturb(order):
-                    break
-            else:
-                print(f"not to be done: {order}", flush=True)
+        todo, tries = deque(self.orders), Counter[str]()
+        while todo:
+            order = todo.popleft()
+            if not self.disturb(order):  # later, then
+                tries[order] += 1
+                if tries[order] < 20:
+                    todo.append(order)
         deadline = time.monotonic() + 300
+        for process in self.running:
+            process.terminate()
         while True:
             self.settle()
             done = subprocess.run(command(self.kind, self.results, retry=True), env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -104,23 +109,22 @@ class Campaign:
         """One fault, while a cell is running; False where it came too late."""
         if not self.at_work():
             return False
-        before = self.settled()
         happened = getattr(self, f"_{order.split()[0]}")(order)
-        if happened:
-            self.counted[order] += 1
-        elif self.settled() == before and not self.leases():
-            self.refresh()
-        return bool(happened)
+        self.counted[order] += happened
+        return happened
 
     def at_work(self) -> bool:
-        """Until a cell is running, beginning anew where all are finished; then a moment more."""
+        """Until a cell is running, beginning anew where all are finished; then a moment more. Two sweeps at once, so that while
+        one starts there is another to disturb."""
         deadline = time.monotonic() + 180
-        while not self.leases():
+        while True:
             self.running = [process for process in self.running if process.poll() is None]
-            if not self.running:
-                if len(self.settled()) >= 22:
-                    self.refresh()
+            if len(list(self.results.glob("cells/[!.]*.json"))) > CELLS - 6:
+                self.refresh()
+            while len(self.running) < 2:
                 self.start()
+            if self.leases():
+                break
             if time.monotonic() > deadline:
                 raise AssertionError((self.folder / "log").read_text()[-3000:])
             time.sleep(0.02)
@@ -128,7 +132,7 @@ class Campaign:
         return bool(self.leases())
 
     def refresh(self) -> None:
-        """Half of the finished cells are taken away, for a disturbed sweep needs something to do."""
+        """Half of the finished and failed cells are taken away, for a disturbed sweep needs something to do."""
         for path in sorted(self.results.glob("cells/[!.]*.json"))[::2]:
             for suffix in (".json", ".csv", ".jsonl"):
                 path.with_suffix(suffix).unlink(missing_ok=True)
@@ -150,23 +154,25 @@ class Campaign:
     def _death(self, order: str) -> bool:
         _, who, name = order.split()
         number = getattr(signal, f"SIG{name}")
-        parents = [process for process in self.running if process.is_running()]
+        at = {holder["pid"] for holder in self.leases()}
+        parents = [process for process in self.running if process.poll() is None and at & {one.pid for one in process.children()}]
         if not parents:
             return False
-        family = parents[0].children()
+        parent = self.chance.choice(parents)
+        family = parent.children()
         if who == "parent":
-            parents[0].send_signal(number)
-            parents[0].wait(60)
+            parent.send_signal(number)
+            parent.wait(60)
             _, alive = psutil.wait_procs(family, timeout=5 if name == "KILL" else 20)
             assert not alive, f"workers outlive a parent that died by {name}"
             return True
-        at = {holder["pid"] for holder in self.leases()}
-        mine = [child for child in family if child.pid in at]
+        mine = [child for child in family if child.pid in at][:1]
         if not mine:
             return False
         mine[0].send_signal(number)
         _, alive = psutil.wait_procs(mine, timeout=30)
-        return not alive
+        assert not alive, f"a worker heeds no {name}"
+        return True
 
     def _ordered(self, kind: str, seconds: float = 40) -> bool:
         """A fault inside a process: ordered, and waited for until one has it."""
@@ -244,24 +250,20 @@ class Campaign:
         return False
 
     def _two(self, order: str) -> bool:
-        if len(self.running) > 1:
-            self.settle()
-            return False
-        self.start()
+        """Both sweeps are at cells at one time, in processes that were not counted before."""
         deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            if any(process.poll() is not None for process in self.running):
-                return False
-            family = [{child.pid for child in process.children()} for process in self.running]
+        while time.monotonic() < deadline and not any(process.poll() is not None for process in self.running):
             at = {holder["pid"] for holder in self.leases()}
-            if all(at & one for one in family):
+            pairs = [frozenset(at & {child.pid for child in process.children()}) for process in self.running]
+            if all(pairs) and frozenset(pairs) not in self.pairs:
+                self.pairs.add(frozenset(pairs))
                 return True
             time.sleep(0.02)
         return False
 
 
 def command(kind: str, results: Path, retry: bool = False) -> list[str]:
-    how = ["workers=1", "retry=failed"] if retry else ["workers=2"]
+    how = ["workers=2", *(["retry=failed"] if retry else [])]
     texts = [f"dataset.path={results.parents[1] / 'texts'}"] if kind == "perplexity" else []
     return [sys.executable, "-m", "msrnn_bench.cli.main", *GRID, *KINDS[kind], *texts, f"results_dir={results}", *how]
 

@@ -86,7 +86,7 @@ def test_a_wrong_choice_is_found_and_ends_with_1(short, tmp_path, capsys, monkey
     monkeypatch.setattr(fallback, "evict", wrong)
     assert script.main(["--tiny", "--out", str(tmp_path / "x.json")]) == 1
     told = capsys.readouterr().out
-    assert told.count("CHECK FAILED, not timed: tova keeps other states than the recurrence (after piece 1 of 4") == 8
+    assert told.count("CHECK FAILED, not timed: tova keeps other states than the recurrence (after piece 1 of 14") == 8
     assert "SOMETHING FAILED" in told.splitlines()[-1]
 
 

@@ -256,7 +256,7 @@ def test_list_and_doctor(here, capsys, monkeypatch):
         raise MachineError("what to install")
 
     monkeypatch.setattr(PackagedGguf, "folder", absent)
-    monkeypatch.setattr(doctor, "_self_check", lambda: (1e-3, 0.1, 6))
+    monkeypatch.setattr(doctor, "_self_check", lambda device: (1e-3, 0.1, 6))
     assert main(["doctor"]) == 1
     said = capsys.readouterr().out
     assert "model     what to install" in said and "FAILED" in said

@@ -16,27 +16,29 @@ from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel, LlamaConfig,
 
 import msrnn_bench as mb
 from benchmarks import cost_model as model
-from benchmarks import cost_tables
-from benchmarks.cost_model import H100, Code, Kernel, Shape
+from benchmarks import cost_tables, cost_waits
+from benchmarks.cost_model import Code, Kernel
+from benchmarks.cost_sizes import H100, Shape, shape
 from msrnn_bench.multistate import gpu, products
 from msrnn_bench.multistate.naming import carried
 
 scanning = importlib.import_module("msrnn_bench.multistate.scan")
 SMALL = Shape("small", 1, heads=2, groups=1, size=4, hidden=8, inner=16, vocabulary=10)
-# No kernel of their own: places without contents, views that torch does not call so, a number read.
-NONE = {"empty", "new_empty", "empty_like", "lift_fresh", "_unsafe_view", "_local_scalar_dense", "detach", "alias"}
+# No kernel of their own: places without contents; views that torch does not call so, a number read.
+EMPTY = {"empty", "new_empty", "empty_like"}
+NONE = {*EMPTY, "lift_fresh", "_unsafe_view", "_local_scalar_dense", "detach", "alias"}
 
 
 class Launches(TorchDispatchMode):
-    """Counts what would launch a kernel on a GPU."""
+    """Counts what would launch a kernel on a GPU, or what is empty."""
 
-    def __init__(self):
+    def __init__(self, empty=False):
         super().__init__()
-        self.found = Counter()
+        self.found, self.empty = Counter(), empty
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func._schema.name.split("::")[1]
-        if not func.is_view and name not in NONE:
+        if name in EMPTY if self.empty else not func.is_view and name not in NONE:
             self.found[name] += 1
         return func(*args, **(kwargs or {}))
 
@@ -78,14 +80,14 @@ def built(gated: bool, layers: int):
 
 
 @torch.no_grad()
-def a_layer(gated, call):
-    """Launches of one layer: of two less those of one, once what is made once is there."""
+def a_layer(gated, call, empty=False):
+    """Launches of one layer, or empty tensors: of two less those of one, once what is made once is there."""
     counts = []
     call(built(gated, 1))()
     for layers in (1, 2):
         made = built(gated, layers)
         work = call(made)
-        with Launches() as mode:
+        with Launches(empty) as mode:
             work()
         counts.append(mode.found.total())
     return counts[1] - counts[0]
@@ -131,7 +133,17 @@ def test_our_launches(cuda):
     assert cuda == {name: cuda["rows"] for name in ("rows", "walk", "finish", "move")} and len(cuda) == model.KERNELS
     assert three - one == 2 * model.A_BLOCK
     assert one == library + model.A_CALL + model.A_BLOCK
-    assert a_layer(True, ours(1)) == library + model.A_CALL + model.A_BLOCK - model.NOT_ALONE
+    few, many = (a_layer(True, ours(n * block), empty=True) for n in (1, 3))
+    assert many - few == 2 * model.EMPTIES
+
+
+def test_the_launches_of_a_token(cuda):
+    library, call = model.LIBRARY[True][0] - 1, ours(1)(built(True, 2))
+    cuda.clear()
+    call()
+    assert cuda == {name: 2 for name in ("attend", "walk", "move")} and len(cuda) == model.TOKEN_KERNELS
+    assert a_layer(True, ours(1)) == library + model.A_TOKEN
+    assert a_layer(True, ours(1), empty=True) == model.TOKEN_EMPTIES
 
 
 def test_the_definitions_launches():
@@ -166,28 +178,47 @@ def test_the_blocks_and_their_products_are_the_codes(cuda, policy, monkeypatch):
 
 def test_a_block_by_hand():
     """B=1, H=2, G=1, D=4, three queries behind five states: 8 slots, rows of 6, 7 and 8 states, 21 a head."""
-    found = model.evict(SMALL, batch=1, n=3, old=5, code=Code())
+    found = model.evict(SMALL, batch=1, n=3, old=5, code=Code(lone=0.75))
     by_hand = [
         ("copies", 2 * 3 * 4 * (2 + 2) + 3 * 20, 0),  # keys and values in; positions, scores
-        ("copies", 2 * 8 * 4 * (2 + 4), 0),  # widened
-        ("copies", 2 * 3 * 4 * (2 + 4 + 4 + 4), 0),  # queries widened, then by group
-        ("products", 4 * (24 + 32 + 48), 2 * 2 * 3 * 8 * 4),  # queries, keys, logits
-        ("softmax", 2 * 3 * 3 * 16, 0),  # the future
+        ("copies", 24 * (2 + 2), 0),  # queries by group
+        ("products", 2 * (24 + 32) + 4 * 48, 2 * 2 * 3 * 8 * 4),  # queries, keys, logits
+        ("softmax", 2 * 3 * 3 * 8, 0),  # the future
         ("softmax", 3 * 4 * 42 + 4 * 21 + 2 * 3 * 12, 2 * 42),  # three times all logits; means; maxima and sums
-        ("walk", (2 * 8 * 21 + 2 * 3 * 16 + 2 * 3 * 4 + 3 * 4) + (8 * 21 + 2 * 2 * 32 * 2 + 2 * 8 * 4), 0),
-        ("softmax", 4 * 42 + 4 * 48, 42),
-        ("products", 4 * (48 + 32 + 24), 2 * 2 * 3 * 8 * 4),
-        ("copies", 24 * (4 + 2), 0),
+        ("walk", (3 * 8 * 21 + 2 * 3 * 16 + 2 * 3 * 4 + 3 * 4) + (3 * 4 * 21 + 2 * 2 * 32 * 2 / 4 + 2 * 8 * 4), 0),
+        ("softmax", 4 * 42 + (4 + 2) * 48, 42),
+        ("products", 2 * (48 + 32 + 24), 2 * 2 * 3 * 8 * 4),
+        ("copies", 24 * (2 + 2), 0),
         ("copies", 2 * 3 * 4 * (2 + 2), 0),
     ]
     assert [(x.part, x.bytes, x.operations) for x in found] == by_hand
     assert [(x.steps, x.programs) for x in found if x.steps] == [(3, 1)]
     walk = next(x for x in model.evict(SMALL, 1, 3, 5, Code(certificate=False)) if x.part == "walk")
     assert walk.bytes == (8 * 21 + 2 * 3 * 16 + 2 * 3 * 4 + 3 * 4) + 4 * 42  # positions once, then all logits
-    assert sum(x.launches for x in found) == model.A_BLOCK + model.KERNELS
-    narrow = model.evict(SMALL, 1, 3, 5, Code(wide=False))
-    assert sum(x.launches for x in narrow) == model.A_BLOCK + model.KERNELS - model.WIDENING
-    assert [x.bytes for x in narrow if x.part == "products"] == [2 * (24 + 32) + 4 * 48, 2 * (48 + 32 + 24)]
+    assert sum(x.launches for x in found) == model.A_BLOCK + model.CLOCK + model.KERNELS
+
+
+def test_a_token_by_hand():
+    """B=3, H=2, G=1, D=4, five states and the new one."""
+    attend, walk, left, move = model.token(SMALL, batch=3, old=5, code=Code())
+    entering = 3 * 4 * (2 + 2) * 2  # key and value, read and written
+    assert attend.bytes == 3 * 6 * 4 * (2 + 2) + entering + 3 * 2 * 4 * (2 + 2) + 4 * 3 * 2 * 6  # states; query, output; logits
+    assert attend.operations == 4 * 3 * 2 * 6 * 4 and attend.programs == 3
+    assert (attend.far, attend.near) == (3 + 5, 1 + 5)  # one tile, two heads
+    assert walk.bytes == 4 * 3 * 2 * 6 + 8 * 3 * 6 and (walk.steps, walk.programs, walk.near) == (1, 3, 2 + 1 + 12 - 1)
+    assert left.bytes == 3 * (8 + 8) and move.bytes == entering
+    launched = sum(x.launches for x in (attend, walk, left, move))
+    assert launched == model.A_TOKEN + model.TOKEN_KERNELS
+
+
+def test_waits_by_hand():
+    """Two tiles; of no, one and two of the dead: none, one wait, one."""
+    step = 1 + 2 / 3
+    assert cost_waits.walk(32, 1100, 3, certified=True, memory=False, lone=1.0) == pytest.approx(step + 2 * 12)
+    assert cost_waits.walk(32, 1100, 3, certified=True, memory=False, lone=0.5) == pytest.approx(step + 2 * (12 + 8 * 14 / 2))
+    assert cost_waits.walk(8, 1100, 3, certified=False, memory=True, lone=0.0) == pytest.approx(step + 2 * (1 + 2 * 16 + 1))
+    assert cost_waits.walk(1, 500, 3, certified=False, memory=True, lone=0.0) == pytest.approx(step + 1 + 5 + 1)
+    assert cost_waits.attend(4, 65) == (3 + 3 * 5, 3 * (1 + 3 * 5))
 
 
 def test_the_rest_of_a_layer_by_hand():
@@ -207,6 +238,7 @@ def test_a_kernel_takes_the_longest_of_its_needs():
     assert Kernel("x", bytes=200, operations=20, rate="bf16").seconds(gpu) == 4.0
     assert Kernel("x", bytes=200, steps=16).seconds(gpu) == 4.0
     assert Kernel("x", launches=3).seconds(gpu) == 3e-3
+    assert Kernel("x", far=4, near=2).seconds(replace(gpu, miss=3.0, hit=0.5)) == 13.0
 
 
 def test_launches_count_where_the_host_is_slower():
@@ -217,36 +249,39 @@ def test_launches_count_where_the_host_is_slower():
 
 
 def test_the_shapes_are_the_files():
-    llama, gpt2 = model.shape("llama3_8b"), model.shape("gpt2")
+    llama, gpt2 = shape("llama3_8b"), shape("gpt2")
     assert (llama.layers, llama.heads, llama.groups, llama.size, llama.inner) == (32, 32, 8, 128, 14336) and llama.gated
     assert (gpt2.layers, gpt2.heads, gpt2.groups, gpt2.size, gpt2.inner) == (12, 12, 12, 64, 3072) and not gpt2.gated
     assert llama.layers * llama.weights + 2 * llama.hidden * llama.vocabulary == pytest.approx(8_030_261_248, rel=1e-3)
 
 
 def test_the_page_has_what_the_model_says():
-    page, m, gpu = (ROOT / "docs/speed.md").read_text(), model.shape("llama2_7b"), H100()
+    page, m, gpu = (ROOT / "docs/speed.md").read_text(), shape("llama2_7b"), H100()
     for row in cost_tables.chosen():
         assert row in page, f"docs/speed.md lacks what python benchmarks/cost_model.py --page prints: {row}"
     section = " ".join(page[page.index("## The GPU path") :].split())
     loop, plain = model.token_loop(m, 4, 4096, 512, gpu), model.plain(m, 4, 4096, gpu).seconds
     assert f"take {loop / model.bounded(m, 4, 4096, 512, gpu).seconds:.0f} times as long" in section
     assert f"is {loop / plain:.0f} times as fast" in section
-    ours, static = (model.bounded_token(m, 4, 512, gpu, Code(static=static)).seconds for static in (False, True))
+    ours, graph = (model.bounded_token(m, 4, 512, gpu, Code(graph=graph)).seconds for graph in (False, True))
+    dear = model.bounded_token(m, 4, 512, replace(gpu, triton=2 * gpu.triton)).seconds
     near, far = (model.plain_token(m, 4, cache, gpu).seconds for cache in (512, 4096))
     assert f"at {near / ours:.2f} of the speed" in section and f"{far / ours:.1f} times as fast as with one of 4,096" in section
-    assert f"graph would be {near / static:.1f} times as fast" in section
-    assert f"write {cost_tables.table1(gpu, static=False):.1f} times the tokens" in section
-    one, all_heads = (cost_tables.trips(m, 512, reading=reading) for reading in ("head after head", "heads together"))
-    assert f"{one:.0f} loads" in section and f"would need {all_heads:.0f}:" in section
-    assert f"{1e6 * one * gpu.hit:.1f} microseconds against {1e6 * all_heads * gpu.hit:.1f}" in section
-    slow = model.bounded(m, 4, 4096, 512, replace(gpu, step=one * gpu.hit)).seconds
-    assert f"line would be {slow / plain:.2f}" in section
+    assert f"at {near / dear:.2f} where a Triton launch costs twice" in section
+    assert f"graph, which is not built, would go at {near / graph:.2f}" in section
+    assert f"write {cost_tables.table1(gpu):.1f} times the tokens" in section
+    lone, some, every = (cost_tables.waits(m, 512, lone=share) for share in cost_tables.LONE)
+    assert f"{lone:.0f} loads" in section and f"{every:.0f} where it is read" in section
+    assert f"nine in ten unread {some:.0f}, by the latency of L2 {1e6 * some * gpu.hit:.1f} microseconds" in section
+    slow = [model.bounded(m, batch, tokens, 512, replace(gpu, step=some * gpu.hit)).seconds / model.plain(m, batch, tokens, gpu).seconds
+            for batch, tokens, _ in cost_tables.READING]  # fmt: skip
+    assert f"would be {slow[0]:.2f}, {slow[1]:.2f} and {slow[2]:.2f}" in section
 
 
 def test_every_table_can_be_printed(capsys):
     cost_tables.targets(H100())
     cost_tables.walk(H100())
     told = capsys.readouterr().out
-    assert "missed" in told and "heads together" in told
+    assert "missed" in told and "unread" in told
     assert len(cost_tables.forward_table(H100(), (4096,), (512, 4096), (4,))) == 2 + 3 + 3
     assert cost_tables.token_table(H100())[2].startswith("| gpt2 | 1 | 64 |")

@@ -184,6 +184,8 @@ def test_progress_counts_every_token_once(novels, tmp_path):
         def advance(self, tokens):
             self.read += tokens
 
+        restored = advance
+
     for policy in ("tova", "baseline"):
         for _ in ("measured", "from the journal"):
             made = cell(novels, tmp_path, f"policy={policy}", "task.chunk=100")

@@ -431,6 +431,7 @@ def test_what_settings_of_speed_change_in_float32(tmp_path, capsys):
     plain = ["context=1024", "tokens=1024", "documents=2", "policy=tova", "cache=128", "device=cpu"]
     for name, one, other, base in (
         ("task.chunk", "1024", "100", plain),
+        ("task.batch", "2", "1", plain),
         ("task.batch", "4", "1", ["task=stories", "task.stories=4", "task.new_tokens=32", "task.chat=true", *plain[-3:]]),
     ):
         found = [rows(*base, f"{name}={value}") for value in (one, other)]

@@ -97,7 +97,7 @@ def test_rolling_is_our_own_perplexity(policy, cache):
     for text, found in zip(texts, found_all, strict=True):
         ids = torch.tensor([[lm.prefix_token_id, *ids_of(lm, text)]])
         assert ids.shape[1] <= 512
-        ours = losses(lm.model, ids, 1024, mb.bounded(lm.model, lm.job.policy, lm.job.cache), None)["nll"]
+        ours = losses(lm.model, ids, 1024, mb.bounded(lm.model, lm.job.policy, lm.job.cache), None)["nll"][0]
         assert math.exp(-found / ours.size) == pytest.approx(math.exp(ours.mean()), abs=1e-4)
     windows = [window for request in ask("x", *[(t,) for t in texts]) for window in lm._windows(request)]
     unmasked = HFLM._loglikelihood_tokens(lm, [(None, list(w.context), list(w.ids)) for w in windows], disable_tqdm=True)

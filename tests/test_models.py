@@ -24,6 +24,8 @@ from msrnn_bench.models import files as model_files
 from msrnn_bench.models import sources as models
 from msrnn_bench.models.failing import readable
 from msrnn_bench.models.sources import GgufModel, HubModel, LocalModel, PackagedGguf
+from msrnn_bench.multistate.attention import bounded
+from msrnn_bench.policies import Tova
 
 CHOICES = sorted((ROOT / "conf" / "model").rglob("*.yaml"))
 LOAD: dict[str, Any] = {"dtype": "float32", "device": "cpu", "seed": 0}
@@ -321,6 +323,31 @@ def test_what_is_no_causal_language_model(kind: str, said: str) -> None:
 def test_positions(kind: str, positions: int | None, rotary: bool) -> None:
     config = LocalModel(architecture={"model_type": kind}, weights="random").config()
     assert (models.max_positions(config), models.is_rotary(config)) == (positions, rotary)
+
+
+def test_a_model_partly_on_disk_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """device_map=auto where memory is short, which a machine without GPUs can stand in for: what does not fit stays on disk."""
+    whole = LocalModel(path=str(TINY_MODEL))
+    size = sum(file.stat().st_size for file in TINY_MODEL.glob("*.safetensors"))
+    monkeypatch.setattr("transformers.integrations.accelerate.get_max_memory", lambda _=None: {"cpu": size // 2})
+    spread = LocalModel(path=str(TINY_MODEL), device_map="auto")
+    assert whole.fingerprint(seed=0) == spread.fingerprint(seed=0)
+    found = []
+    for model in (whole.load(**LOAD).model, spread.load(**LOAD).model):
+        ids = torch.arange(40).view(1, -1) + 5
+        with bounded(model, Tova(), 8) as states:
+            logits = model(ids).logits
+        found.append((logits, [layer.kept for layer in states.layers]))
+    places = set(model.hf_device_map.values())
+    assert places == {"cpu", "disk"}
+    assert torch.equal(found[0][0], found[1][0])
+    assert str(found[0][1]) == str(found[1][1])
+
+
+@pytest.mark.parametrize("places", [{"model.embed_tokens": "disk"}, "nonsense"])
+def test_a_device_map_that_cannot_be(places: Any) -> None:
+    with pytest.raises(UsageError, match=r"correct model\.device_map"):
+        LocalModel(path=str(TINY_MODEL), device_map=places).load(**LOAD)
 
 
 def test_running_out_of_memory_is_the_machines() -> None:

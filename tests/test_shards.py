@@ -162,9 +162,9 @@ def counted(monkeypatch):
     """The documents that perplexity measures, in order."""
     real, found = Perplexity._measure, []
 
-    def measured(self, loaded, piece, job):
-        found.append((piece.document, piece.index))
-        return real(self, loaded, piece, job)
+    def measured(self, loaded, pieces, job):
+        found.extend((piece.document, piece.index) for piece in pieces)
+        return real(self, loaded, pieces, job)
 
     monkeypatch.setattr(Perplexity, "_measure", measured)
     return found
@@ -286,10 +286,10 @@ def test_of_a_part_one_process_and_of_a_cell_one_way(tmp_path, counted, alone):
 def test_a_part_that_fails_is_the_cells_failure(tmp_path, monkeypatch, counted, alone):
     real = Perplexity._measure
 
-    def failing(self, loaded, piece, job):
-        if piece.document == "3":
+    def failing(self, loaded, pieces, job):
+        if pieces[0].document == "3":
             raise RuntimeError("the roof is on fire")
-        return real(self, loaded, piece, job)
+        return real(self, loaded, pieces, job)
 
     with monkeypatch.context() as patch:
         patch.setattr(Perplexity, "_measure", failing)

@@ -236,7 +236,7 @@ def test_watching_is_left_with_ctrl_c(tmp_path, monkeypatch):
 
 
 def run(*args: str, **how) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "250"}  # a terminal that no path is too long for
     return subprocess.run([sys.executable, *args], env=environment, check=True, timeout=60, **how)
 
 

@@ -25,13 +25,17 @@ def main() -> int:
     )
     print(f"bfloat16  {_bfloat16()}")
     kernels = "compiled (numba) on the CPU" if find_spec("numba") else "numba is MISSING: pip install numba"
-    print(f"kernels   {kernels}; torch on other devices")
+    triton = "Triton" if find_spec("triton") else "torch operations (slow: pip install 'msrnn-bench[triton]')"
+    print(f"kernels   {kernels}; {triton} on CUDA; torch operations elsewhere")
     print(f"model     {_default_model()}")
     print(f"datasets  offline: pysource, pydocs, text (your files); from the hub: {_hub()}")
-    worst, seconds, tokens = _self_check()
-    fine = worst < 1e-9
-    verdict = "ok" if fine else "FAILED"
-    print(f"check     scan = recurrence: {tokens} steps, largest difference {worst:.1e}, {seconds:.1f} s: {verdict}")
+    fine = True
+    for device in ("cpu", "cuda") if here["cuda"] else ("cpu",):
+        worst, seconds, tokens = _self_check(device)
+        fine = fine and worst < 1e-9
+        verdict = "ok" if worst < 1e-9 else "FAILED"
+        where = "" if device == "cpu" else f" on {device}"
+        print(f"check     scan{where} = recurrence: {tokens} steps, largest difference {worst:.1e}, {seconds:.1f} s: {verdict}")
     return 0 if fine else 1
 
 
@@ -64,8 +68,9 @@ def _hub() -> str:
     return f"models cached: {', '.join(cached)}" if cached else "nothing is cached yet"
 
 
-def _self_check() -> tuple[float, float, int]:
-    """The largest difference between the engines over several policies in float64, or infinity where kept sets differ."""
+def _self_check(device: str) -> tuple[float, float, int]:
+    """The largest difference between the scan on a device and the recurrence on the CPU over several policies in float64, or
+    infinity where kept sets differ."""
     import torch
 
     from msrnn_bench.multistate.recurrence import recurrence
@@ -77,7 +82,7 @@ def _self_check() -> tuple[float, float, int]:
     q, k, v = (2 * torch.randn(1, heads, tokens, 16, dtype=torch.float64, generator=generator) for heads in (8, 4, 4))
     for policy in (Tova(), Tova(per="head"), H2O(), A2SF(), Window(first=4), Random()):
         slow, one = recurrence(q, k, v, policy=policy, state_size=64, trace=True)
-        fast, two = scan(q, k, v, policy=policy, state_size=64, trace=True)
-        same = one.trace is not None and two.trace is not None and torch.equal(one.trace, two.trace)
-        worst = max(worst, float((slow - fast).abs().max())) if same else float("inf")
+        fast, two = scan(*(x.to(device) for x in (q, k, v)), policy=policy, state_size=64, trace=True)
+        same = one.trace is not None and two.trace is not None and torch.equal(one.trace, two.trace.cpu())
+        worst = max(worst, float((slow - fast.cpu()).abs().max())) if same else float("inf")
     return worst, time.perf_counter() - begin, 6 * tokens

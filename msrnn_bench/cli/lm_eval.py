@@ -57,6 +57,8 @@ class _Bar:
     def advance(self, tokens: int) -> None:
         self.bar.update(tokens)
 
+    restored = advance
+
 
 class Msrnn(BoundedLM):
     """`settings` are those of `msrnn-bench run`: policy, cache, context, dtype, engine, prefill, seed, `policy.first`, ...

@@ -3,6 +3,7 @@
 The end of a text that does not fill a chunk is dropped: every number is measured at full context.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -96,6 +97,22 @@ def beginnings(
         join = "" if dataset.pack else "; dataset.pack=true joins the documents"
         raise UsageError(f"dataset {dataset.name} holds no text of {least} tokens: {what} {longest}, so take fewer{join}")
     return found, short
+
+
+def together(documents: Sequence[Sequence[Chunk]], batch: int) -> list[list[int]]:
+    """The numbers of the documents that are read together: neighbours whose chunks, all of one length, are no more than `batch`.
+    One that has more is alone, and read in several batches.
+
+    So a batch never ends within a document that another one has to finish, and at `batch` 1 every document is alone."""
+    groups: list[list[int]] = []
+    room = length = 0
+    for number, pieces in enumerate(documents):
+        if len(pieces) > room or len(pieces[0].ids) != length:
+            groups.append([])
+            room, length = batch, len(pieces[0].ids)
+        groups[-1].append(number)
+        room -= len(pieces)
+    return groups
 
 
 def bos_ids(rule: str, tokenizer: Any) -> list[int]:

@@ -111,6 +111,7 @@ def save(figure: "Figure", stem: Path) -> list[Path]:
         for kind, metadata in _METADATA.items():
             content = io.BytesIO()
             figure.savefig(content, format=kind, dpi=200, metadata=metadata)
+            figure.set_layout_engine("none")  # its places were found: once is enough for all kinds
             paths.append(stem.with_name(f"{stem.name}.{kind}"))
             write_atomically(paths[-1], content.getvalue())
     return paths

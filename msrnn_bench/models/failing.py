@@ -27,5 +27,6 @@ def readable(name: str) -> Iterator[None]:
                 "take dtype=bfloat16, a smaller model, or model.device_map=auto"
             ) from error
         if isinstance(error, known) or type(error) is Exception:  # tokenizers raises the bare class
-            raise UsageError(f"model {name} cannot be loaded ({one_line(error)}): check its files") from error
+            remedy = "correct model.device_map" if "device_map" in str(error) else "check its files"
+            raise UsageError(f"model {name} cannot be loaded ({one_line(error)}): {remedy}") from error
         raise

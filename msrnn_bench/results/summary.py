@@ -17,7 +17,7 @@ from msrnn_bench.errors import UsageError
 from msrnn_bench.results import intervals
 from msrnn_bench.results.cells import COLUMN_TYPES, SETTINGS
 from msrnn_bench.results.files import write_atomically
-from msrnn_bench.results.reading import read_cells
+from msrnn_bench.results.reading import read_cells, uncollected
 from msrnn_bench.results.spreadsheet import harmless
 from msrnn_bench.results.tidy import as_csv
 
@@ -63,6 +63,7 @@ def collect(results_dir: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return rows, summary
 
 
+@uncollected()
 def tables(results_dir: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What `collect` writes, not written."""
     rows, failures = read_cells(results_dir)

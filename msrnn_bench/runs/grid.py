@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import sys
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msrnn_bench.errors import UsageError
@@ -79,6 +82,7 @@ def close(cells: list[Prepared]) -> int:
             from msrnn_bench.results.summary import collect  # pandas: only where a table is made
 
             collect(folder)
+        _table(folder, [cell for cell in cells if cell.cell.results_dir == folder and cell.done])
         print(folder / "summary.csv")
     lost = [cell for cell in cells if not cell.done]
     for cell in lost:
@@ -87,6 +91,22 @@ def close(cells: list[Prepared]) -> int:
         else:
             print(f"failed: {cell.cell.label} ({cell.failure}; {cell.cell.manifest} has more)")
     return 1 if lost else 0
+
+
+def _table(folder: Path, cells: list[Prepared]) -> None:
+    """A line for each cell of the sweep: the first number of the whole cell, or how many it has of its parts."""
+    with (folder / "summary.csv").open(encoding="utf-8", newline="") as file:  # by hand: pandas takes longer to load than this
+        lines: dict[str, list[dict[str, str]]] = {}
+        for line in csv.DictReader(file):
+            lines.setdefault(line["cell"], []).append({key: value for key, value in line.items() if value})
+    width = max((len(cell.cell.label) for cell in cells[:SHOWN]), default=0)
+    for cell in cells[:SHOWN]:
+        found = lines.get(cell.cell.id, [])
+        whole = [line for line in found if line.get("subtask", "all") == "all" and "length" not in line]
+        told = _sentence(whole[0]) if whole else f"{len(found)} numbers of its parts"
+        print(f"{cell.cell.label:{width}}  {told}")
+    if len(cells) > SHOWN:
+        print(f"and {len(cells) - SHOWN} cells more")
 
 
 def _run_one(cell: Prepared, progress: CellProgress) -> int:
@@ -113,7 +133,7 @@ def _show(cell: Prepared, skipped: bool) -> None:
     whole = lines[lines["subtask"].isna() | lines["subtask"].eq("all")]
     told = whole if len(lines) > SHOWN and len(whole) else lines
     for _, line in told.iterrows():
-        print(f"{cell.cell.label}: {_sentence(line)}")
+        print(f"{cell.cell.label}: {_sentence(line[line.notna()])}")
     if len(told) < len(lines):
         print(f"{len(lines) - len(told)} more, by part: msrnn-bench collect results_dir={cell.cell.results_dir}")
     if cell.job.policy.evicts:
@@ -124,9 +144,8 @@ def _show(cell: Prepared, skipped: bool) -> None:
     print(cell.cell.csv)
 
 
-def _sentence(line: pd.Series) -> str:
-    """One line of the summary: which number, its value, what it rests on."""
-    line = line[line.notna()]
+def _sentence(line: Mapping[str, Any] | pd.Series) -> str:
+    """One line of the summary, what it lacks left out: which number, its value, what it rests on."""
     parts = "".join(f"{line[part]}, " for part in ("subtask", "length") if part in line)
     name, unit = ("perplexity", "tokens") if line["metric"] == "nll" else (line["metric"], "values")
     if "value" not in line:
@@ -136,6 +155,7 @@ def _sentence(line: pd.Series) -> str:
     return f"{parts}{name} {_digits(line['value'])}{interval}, {line['documents']} documents, {line['count']} {unit}"
 
 
-def _digits(value: float) -> str:
+def _digits(value: float | str) -> str:
     """Four behind the point; of what would be 0.0000 three that count."""
+    value = float(value)
     return f"{value:.4f}" if abs(value) >= 0.001 or value == 0 else f"{value:.3g}"

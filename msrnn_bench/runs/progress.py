@@ -29,7 +29,7 @@ class CellProgress:
         self.all: TaskID | None = None
         self.one: TaskID | None = None
         self.begin = self.spoken = time.monotonic()
-        self.tokens = self.total = 0
+        self.tokens = self.total = self.earlier = 0
         self.remaining: Callable[[], int] = lambda: self.cells - self.number  # grid.py knows of other processes' cells
         self.at_first = (time.monotonic(), cells)
         self.tell: Callable[[int, int], None] = lambda done, total: None  # to those who look from elsewhere
@@ -48,7 +48,7 @@ class CellProgress:
         self.tell = tell or self.tell
         self.number, self.label = number, label
         self.begin = self.spoken = time.monotonic()
-        self.tokens = self.total = 0
+        self.tokens = self.total = self.earlier = 0
         self.one = self.bars.add_task(label, total=None, rate="loading")
         self._say("loading")
 
@@ -61,23 +61,30 @@ class CellProgress:
 
     def advance(self, tokens: int) -> None:
         self.tokens += tokens
-        spent = time.monotonic() - self.begin
-        rate = self.tokens / max(spent, 1e-9)
+        rate = self._rate()
         self.tell(self.tokens, self.total)
         if self.one is not None:
             self.bars.update(self.one, completed=self.tokens, rate=f"{rate:,.0f} tokens/s")
         if time.monotonic() - self.spoken > EVERY:
-            left = (self.total - self.tokens) / max(rate, 1e-9)
-            self._say(f"{self.tokens:,} of {self.total:,} tokens, {rate:,.0f} tokens/s, {left:.0f} s left")
+            left = f", {rate:,.0f} tokens/s, {(self.total - self.tokens) / rate:.0f} s left" if rate else ""
+            self._say(f"{self.tokens:,} of {self.total:,} tokens{left}")
+
+    def restored(self, tokens: int) -> None:
+        """They are done, by an earlier run: no part of this one's pace."""
+        self.earlier += tokens
+        self.advance(tokens)
+
+    def _rate(self) -> float:
+        """Tokens a second of what this run has read."""
+        return (self.tokens - self.earlier) / max(time.monotonic() - self.begin, 1e-9)
 
     def end(self, outcome: str) -> None:
         """The cell is over; `outcome` is what to say of it."""
-        spent = time.monotonic() - self.begin
         if self.one is not None:
             self.bars.remove_task(self.one)
         if self.all is not None:
             self.bars.update(self.all, completed=self.number)
-        rate = f", {self.tokens / max(spent, 1e-9):,.0f} tokens/s" if self.tokens else ""
+        rate = f", {self._rate():,.0f} tokens/s" if self.tokens > self.earlier else ""
         self._say(f"{outcome}{rate}{self._left()}", always=True)
 
     def _left(self) -> str:

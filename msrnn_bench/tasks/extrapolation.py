@@ -10,17 +10,15 @@ too. The loss is summed by document and position; the running perplexity at n is
 from __future__ import annotations
 
 import logging
-import time
-import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from msrnn_bench.datasets.amount import amount
-from msrnn_bench.datasets.chunks import Chunk, beginnings
+from msrnn_bench.datasets.chunks import Chunk, beginnings, together
 from msrnn_bench.errors import Count, UsageError, check_fields
 from msrnn_bench.job import Job, Work, load
 from msrnn_bench.models.limits import is_rotary, max_positions
@@ -32,22 +30,27 @@ from msrnn_bench.results.cells import Row
 from msrnn_bench.results.journal import Journal
 from msrnn_bench.tasks.cost.memory import peak_bytes
 
+if TYPE_CHECKING:
+    from msrnn_bench.tasks.reading.losses import Measured
+
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extrapolation:
     """`every`: tokens of position a row; `least`: tokens that a document must have (null: all that are read of each);
-    `chunk`: tokens a forward pass (never the result)."""
+    `chunk`: tokens of each row a forward pass, `batch`: rows, each a document of the same length (speed and memory; a result only
+    as far as a batch changes the last bits of a sum)."""
 
     every: Count = 1000
     least: Count | None = None
     chunk: Count = 1024
+    batch: Count = 1
 
     name = "extrapolation"
     template = None
     keeps_journal = False  # of a finished cell the rows say all
-    shares = True  # by document
+    shares = True  # by document, or by those that are read together
 
     def __post_init__(self) -> None:
         check_fields(self, "task")
@@ -98,28 +101,28 @@ class Extrapolation:
     def work(self, job: Job) -> Work | None:
         """Each document's beginning read once; of the baseline, a batch of pieces at a time."""
         found = amount(job.dataset, context=job.context, documents=job.documents, tokens=job.context)
-        once = job.cache if isinstance(job.policy, Baseline) and job.cache is not None else self.chunk
-        return None if found is None else Work(*found, logits=min(once, job.context))
+        if found is None:
+            return None
+        if isinstance(job.policy, Baseline) and job.cache is not None:
+            return Work(*found, logits=min(job.cache, job.context))
+        rows = max(1, min(self.batch, found[0] // job.context))
+        return Work(*found, rows=rows, logits=rows * min(self.chunk, job.context))
 
     def rows(self, job: Job) -> Iterator[Row]:
         """Rows of all documents, in order; one that an earlier run has read is not read again."""
         loaded, texts = self._inputs(job)
         journal = Journal(job.journal, job.earlier)
         columns = {**job.columns, "bos": texts[0].bos}
-        ours = [(number, text) for number, text in enumerate(texts) if job.mine(number)]
-        job.progress.start(sum(len(text.ids) for _, text in ours))
-        for number, text in ours:
-            key = f"{number:04d}/{text.document}"
-            record = journal.get(key)
-            if record is None:
-                record = journal.add(key, self._read(loaded, text, job))
-            else:
-                job.progress.advance(len(text.ids))
-            for start, end, total, count in record["buckets"]:
-                yield Row(
-                    **columns, **record["shared"], document=text.document, bucket_start=start, bucket_end=end, metric="nll",
-                    total=total, count=count,
-                )  # fmt: skip
+        groups = together([[text] for text in texts], self.batch)
+        ours = [{n: texts[n] for n in group} for number, group in enumerate(groups) if job.mine(number)]
+        job.progress.start(sum(len(text.ids) for group in ours for text in group.values()))
+        for group in ours:
+            for text, record in zip(group.values(), self._records(loaded, group, job, journal), strict=True):
+                for start, end, total, count in record["buckets"]:
+                    yield Row(
+                        **columns, **record["shared"], document=text.document, bucket_start=start, bucket_end=end, metric="nll",
+                        total=total, count=count,
+                    )  # fmt: skip
 
     def _inputs(self, job: Job) -> tuple[Loaded, list[Chunk]]:
         """The model, and the beginnings of the documents, made once for all cells of a process that share them."""
@@ -138,30 +141,25 @@ class Extrapolation:
             job.shared[wanted] = texts
         return loaded, job.shared[wanted]
 
-    def _read(self, loaded: Loaded, text: Chunk, job: Job) -> dict[str, Any]:
-        """One document from its first token to its last: sums by position, and what its rows share."""
-        import torch
+    def _records(self, loaded: Loaded, group: dict[int, Chunk], job: Job, journal: Journal) -> list[dict[str, Any]]:
+        """Of documents that are read together: sums by position, and what a document's rows share, of the journal or measured
+        from the first token to the last. Where one is missing all are read, for in another company the last bits would be
+        others."""
+        from msrnn_bench.tasks.reading.losses import measure
 
-        from msrnn_bench.multistate.attention import bounded
-        from msrnn_bench.tasks.reading.losses import Measured, baseline_losses, losses, report
+        keys = [f"{number:04d}/{text.document}" for number, text in group.items()]
+        known = [journal.get(key) for key in keys]
+        if None not in known:
+            job.progress.restored(sum(len(text.ids) for text in group.values()))
+            return [record for record in known if record is not None]
+        found = measure(loaded.model, list(group.values()), job, self.chunk, advance=job.progress.advance)
+        return [record or journal.add(key, self._record(one)) for key, record, one in zip(keys, known, found, strict=True)]
 
-        job = replace(job, context=len(text.ids))  # of a document that ends before `tokens`, its own length
-        ids = torch.tensor([text.ids], device=loaded.model.device)
-        begin = time.perf_counter()
-        if isinstance(job.policy, Baseline):
-            assert job.cache is not None
-            found = Measured(baseline_losses(loaded.model, ids, job.cache, job.progress.advance), 0.0)
-            found.max_states = min(job.cache, job.context)
-        else:
-            states = bounded(
-                loaded.model, job.policy, job.cache, engine=job.engine, positions=job.positions,
-                documents=[zlib.crc32(text.document.encode())],
-            )  # fmt: skip
-            found = Measured(losses(loaded.model, ids, self.chunk, states, None, job.progress.advance), 0.0)
-            report(states, job, found)
-        found.seconds = time.perf_counter() - begin
+    def _record(self, found: Measured) -> dict[str, Any]:
+        """What the journal has of a document."""
         shared = {key: value for key, value in asdict(found).items() if key not in ("values", "deaths")}
-        shared |= {"tokens_per_second": job.context / found.seconds, "peak_bytes": peak_bytes()}
+        tokens = len(found.values["nll"]) + 1
+        shared |= {"tokens_per_second": tokens / found.seconds, "peak_bytes": peak_bytes()}
         return {"shared": shared, "buckets": list(self._sums(found.values["nll"]))}
 
     def _sums(self, values: np.ndarray) -> Iterator[tuple[int, int, float, int]]:

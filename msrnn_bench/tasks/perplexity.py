@@ -2,23 +2,21 @@
 
 Where we differ or the paper is silent: full chunks only, tokens weigh alike, a beginning mark only where the
 tokenizer adds one itself; all of it is in the rows. The loss is summed by document and position bucket; no mean here.
-A killed cell goes on at the document it was in.
+A killed cell goes on at the document it was in. Documents that one batch reads together are done together.
 """
 
 from __future__ import annotations
 
 import logging
-import time
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import groupby, pairwise
+from itertools import groupby, islice, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from msrnn_bench.datasets.amount import amount
-from msrnn_bench.datasets.chunks import Chunk, chunks
+from msrnn_bench.datasets.chunks import Chunk, chunks, together
 from msrnn_bench.errors import Count, UsageError, check_fields
 from msrnn_bench.job import Job, Work, load
 from msrnn_bench.models.sources import Loaded
@@ -36,18 +34,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Perplexity:
-    """`buckets`: edges of the position buckets; `chunk`: tokens a forward pass (never the result);
+    """`buckets`: edges of the position buckets; `chunk`: tokens of each row a forward pass, `batch`: rows, each
+    a chunk of a document (speed and memory; a result only as far as a batch changes the last bits of a sum);
     `agreement`: also KL divergence to and top-1 agreement with the full model."""
 
     buckets: tuple[Count, ...] = field(default=(64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536))
     chunk: Count = 1024
+    batch: Count = 1
     agreement: bool = False
 
     name = "perplexity"
     template = None
     keeps_tokens = True  # each token's loss can be kept beside the rows
     keeps_journal = False  # of a finished cell the rows say all
-    shares = True  # by document
+    shares = True  # by document, or by those that are read together
     deaths = False  # whether the step at which each state left is asked for
 
     def __post_init__(self) -> None:
@@ -72,10 +72,11 @@ class Perplexity:
         if found is None:
             return None
         tokens, how = found
-        once = min(self.chunk, job.context)
+        rows = max(1, min(self.batch, tokens // job.context))
+        once = min(self.chunk, job.context) * rows
         if isinstance(job.policy, Baseline) and job.cache is not None:
-            once = min(job.context, max(1, 4096 // job.cache) * job.cache)
-        return Work(tokens * (2 if self.agreement else 1), how, logits=once)
+            rows, once = 1, min(job.context, max(1, 4096 // job.cache) * job.cache)
+        return Work(tokens * (2 if self.agreement else 1), how, rows=rows, logits=once)
 
     def rows(self, job: Job) -> Iterator[Row]:
         """Rows of all documents, in order."""
@@ -88,34 +89,51 @@ class Perplexity:
             )  # fmt: skip
         columns, journal = {**job.columns, "bos": pieces[0].bos}, Journal(job.journal, job.earlier)
         packs: dict[str, list[str]] = {"tokens": [], "arrays": []}
-        documents = [(document, list(group)) for document, group in groupby(pieces, key=lambda piece: piece.document)]
-        ours = [(number, *found) for number, found in enumerate(documents) if job.mine(number)]
-        job.progress.start(sum(len(group) for _, _, group in ours) * job.context)
-        for number, document, group in ours:
-            record = self._record(loaded, group, job, columns, journal, number)
-            yield from _rows(columns, document, record)
-            for kind, found in packs.items():
-                found += [record[kind]] if record[kind] else []
+        documents = [list(group) for _, group in groupby(pieces, key=lambda piece: piece.document)]
+        groups = [{number: documents[number] for number in group} for group in together(documents, self.batch)]
+        ours = [group for number, group in enumerate(groups) if job.mine(number)]
+        job.progress.start(sum(len(document) for group in ours for document in group.values()) * job.context)
+        for group in ours:
+            for number, record in self._records(loaded, group, job, columns, journal):
+                yield from _rows(columns, documents[number][0].document, record)
+                for kind, found in packs.items():
+                    found += [record[kind]] if record[kind] else []
         for kind, put in (("tokens", job.keep), ("arrays", job.store)):
             parts = [unpacked(pack) for pack in packs[kind]] if put is not None else []
             for name in dict.fromkeys(name for part in parts for name in part):
                 put(name, np.concatenate([part[name] for part in parts if name in part]))  # type: ignore[misc]
 
-    def _record(
-        self, loaded: Loaded, pieces: list[Chunk], job: Job, columns: dict[str, Any], journal: Journal, number: int
-    ) -> dict[str, Any]:
-        """A document's rows, its tokens' losses where they are kept, its other arrays: of the journal, or measured.
+    def _records(
+        self, loaded: Loaded, group: dict[int, list[Chunk]], job: Job, columns: dict[str, Any], journal: Journal
+    ) -> list[tuple[int, dict[str, Any]]]:
+        """Of documents that are read together, by number: each one's rows, its tokens' losses where they are kept, its other
+        arrays, of the journal or measured. Where one is missing all are read, for in another company the last bits would be
+        others.
 
         One that an earlier run measured without keeping what is now to be kept is measured again."""
-        key = f"{number:05d} {pieces[0].document}"
-        record = journal.get(key)
-        if record is not None and (job.keep is None or record["tokens"]):
-            job.progress.advance(len(pieces) * job.context)
-            return record
-        measured = []
-        for piece in pieces:
-            measured.append(self._measure(loaded, piece, job))
-            job.progress.advance(job.context)
+        keys = {number: f"{number:05d} {pieces[0].document}" for number, pieces in group.items()}
+        known = {number: record for number, key in keys.items() if (record := journal.get(key)) is not None}
+        if job.keep is not None:
+            known = {number: record for number, record in known.items() if record["tokens"]}
+        pieces = [piece for document in group.values() for piece in document]
+        if len(known) == len(group):
+            job.progress.restored(len(pieces) * job.context)
+            return list(known.items())
+        measured: list[Measured] = []
+        for at in range(0, len(pieces), self.batch):
+            measured += self._measure(loaded, pieces[at : at + self.batch], job)
+            job.progress.advance(len(pieces[at : at + self.batch]) * job.context)
+        each = iter(measured)
+        for number, document in group.items():
+            found = list(islice(each, len(document)))
+            if number not in known:
+                known[number] = journal.add(keys[number], self._record(document, found, job, columns, number))
+        return sorted(known.items())
+
+    def _record(
+        self, pieces: list[Chunk], measured: list[Measured], job: Job, columns: dict[str, Any], number: int
+    ) -> dict[str, Any]:
+        """What the journal has of a document."""
         tokens = {metric: np.stack([m.values[metric] for m in measured]) for metric in measured[0].values}
         arrays = {} if number else self._arrays(measured)
         record = {
@@ -124,34 +142,16 @@ class Perplexity:
             "arrays": packed(arrays) if arrays else None,
         }
         _rows(columns, pieces[0].document, record)  # what is no number is refused here, by name
-        return journal.add(key, record)
+        return record
 
     def _arrays(self, first: list[Measured]) -> dict[str, np.ndarray]:
         """What else is stored, of the first document alone."""
         return {}
 
-    def _measure(self, loaded: Loaded, piece: Chunk, job: Job) -> Measured:
-        import torch
+    def _measure(self, loaded: Loaded, pieces: list[Chunk], job: Job) -> list[Measured]:
+        from msrnn_bench.tasks.reading.losses import measure
 
-        from msrnn_bench.multistate.attention import bounded
-        from msrnn_bench.tasks.reading.losses import Measured, baseline_losses, losses, report
-
-        ids = torch.tensor([piece.ids], device=loaded.model.device)
-        begin = time.perf_counter()
-        if isinstance(job.policy, Baseline):
-            assert job.cache is not None
-            values = baseline_losses(loaded.model, ids, job.cache)
-            return Measured(values, time.perf_counter() - begin, max_states=min(job.cache, job.context))
-        document = zlib.crc32(piece.document.encode()) + piece.index
-        options: dict[str, Any] = {"engine": job.engine, "positions": job.positions, "documents": [document]}
-        states = bounded(loaded.model, job.policy, job.cache, deaths=self.deaths, **options)
-        full = bounded(loaded.model, Full(), **options) if self.agreement else None
-        values = losses(loaded.model, ids, self.chunk, states, full)
-        result = Measured(values, time.perf_counter() - begin)
-        report(states, job, result)
-        if self.deaths:
-            result.deaths = torch.stack([layer[0] for layer in states.deaths]).cpu().numpy()
-        return result
+        return measure(loaded.model, pieces, job, self.chunk, agreement=self.agreement, deaths=self.deaths)
 
     def _document(self, pieces: list[Chunk], measured: list[Measured], job: Job) -> Iterator[dict[str, Any]]:
         """The rows of a document, but for what is the same in all: its chunks summed, per metric and bucket of target

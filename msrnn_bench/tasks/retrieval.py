@@ -138,8 +138,10 @@ class Retrieval:
                     common: dict[str, Any] = {**columns, "document": document, "subtask": kind, "length": length}
                     traces = []
                     for case in haystack:
-                        record = journal.get(case.key) or journal.add(case.key, self._ask(writer, case))
-                        job.progress.advance(min(length, _room(job)) + self.new_tokens)
+                        record = journal.get(case.key)
+                        tell = job.progress.advance if record is None else job.progress.restored
+                        record = record or journal.add(case.key, self._ask(writer, case))
+                        tell(min(length, _room(job)) + self.new_tokens)
                         shared = {**common, **Answer(**record["answer"]).columns(), "depth": case.depth}
                         yield Row(**shared, metric="accuracy", total=float(record["correct"]), count=1)
                         if self.needle:

@@ -174,7 +174,7 @@ class Stories:
 
         todo = {n for n in numbers if journal.get(prefix + _key(n)) is None}
         size = len(ids) + self.new_tokens
-        job.progress.advance((len(numbers) - len(todo)) * size)
+        job.progress.restored((len(numbers) - len(todo)) * size)
         writer = Writer(loaded, job, self.new_tokens)
         for at in sorted({n // self.batch * self.batch for n in todo}):
             batch = list(range(at, min(at + self.batch, self.stories)))
@@ -202,7 +202,7 @@ def written_loss(model: Any, ids: list[int], tokens: list[int], engine: str) -> 
     from msrnn_bench.tasks.reading.losses import losses
 
     text = torch.tensor([ids + tokens], device=model.device)
-    return float(losses(model, text, PIECE, bounded(model, Full(), engine=engine), None)["nll"][len(ids) - 1 :].sum())
+    return float(losses(model, text, PIECE, bounded(model, Full(), engine=engine), None)["nll"][0, len(ids) - 1 :].sum())
 
 
 def _rows(columns: dict[str, Any], number: int, record: dict[str, Any]) -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""The same small grid in every place, each disturbed once while a cell is measured: the tables must be equal.
+"""The same grid of 24 small cells in every place, each disturbed once while a cell is measured: the tables must be equal.
 
 What differs between two measurements of one cell is when and where it was measured; `compare` leaves those columns out.
 """
@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 APART = ["seconds", "tokens_per_second", "peak_bytes"]  # the columns of time and memory
 GRID = [
     "experiment=smoke", "model=local", f"model.path={ROOT / 'tests/tiny/model'}", "dataset=text",
-    f"dataset.path={ROOT / 'tests/tiny/heldout.txt'}", "context=64", "tokens=256", "documents=2", "policy=window,tova,h2o",
-    "cache=8,16",
+    f"dataset.path={ROOT / 'tests/tiny/heldout.txt'}", "context=64", "tokens=256", "documents=2", "policy=window,tova,h2o,random",
+    "cache=8,12,16,20,24,32",
 ]  # fmt: skip
 
 

@@ -130,7 +130,7 @@ class BoundedLM(HFLM):
                 record = self.journal.get(keys[i]) if self.journal else None
                 if record is not None and record.keys() >= _TOLD:  # an earlier version may have written less down
                     answers[i] = record["answer"]
-                    self.job.progress.advance(sizes[i])
+                    self.job.progress.restored(sizes[i])
             if all(i in answers for i in portion):
                 continue
             for n, answer, spent in make([work[i] for i in portion]):

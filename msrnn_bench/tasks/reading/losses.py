@@ -1,22 +1,27 @@
-"""The loss of every token of a text, read piece by piece under a policy; and what the states did meanwhile.
+"""The loss of every token of texts, read piece by piece under a policy; and what the states did meanwhile.
 
 Importing this imports torch and transformers, so a task imports it where it measures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from msrnn_bench.datasets.chunks import Chunk
 from msrnn_bench.job import Job, check_places
-from msrnn_bench.multistate.attention import Session
+from msrnn_bench.multistate.attention import Session, bounded
 from msrnn_bench.multistate.naming import carried
 from msrnn_bench.multistate.rotation import piece_of
+from msrnn_bench.policies import Baseline, Full
 
 PIECE = 32  # rows of logits turned into a loss at a time: megabytes that stay in the cache, not a chunk's hundreds
 
@@ -34,34 +39,70 @@ class Measured:
     deaths: np.ndarray | None = None  # [L, P, T], of a task that asks when each state left
 
 
+def measure(
+    model: Any, texts: Sequence[Chunk], job: Job, chunk: int, *, agreement: bool = False, deaths: bool = False,
+    advance: Callable[[int], None] | None = None,
+) -> list[Measured]:  # fmt: skip
+    """What is measured of each text under the job's policy. All have one length and each begins with an empty state; they are
+    the rows of one batch, in passes of `chunk` tokens a row. The baseline, whose pieces are a batch already, reads them one by
+    one.
+
+    Rows of a batch are alike, so `seconds` is an equal share of the batch's. The random policy draws by document and number of
+    the chunk: a row is what it is alone, but for the order in which sums are made. `agreement`: also against the full model;
+    `deaths`: also when each state left."""
+    ids = torch.tensor([text.ids for text in texts], device=model.device)
+    job = replace(job, context=ids.shape[1])  # of a document that ends before `tokens`, its own length
+    if isinstance(job.policy, Baseline):
+        return [_baseline(model, row[None], job, advance) for row in ids]
+    begin = time.perf_counter()
+    numbers = [zlib.crc32(text.document.encode()) + text.index for text in texts]
+    options: dict[str, Any] = {"engine": job.engine, "positions": job.positions, "documents": numbers}
+    states = bounded(model, job.policy, job.cache, deaths=deaths, **options)
+    values = losses(model, ids, chunk, states, bounded(model, Full(), **options) if agreement else None, advance)
+    seconds = (time.perf_counter() - begin) / len(texts)
+    found = [Measured({metric: rows[row] for metric, rows in values.items()}, seconds) for row in range(len(texts))]
+    report(states, job, found)
+    for row, one in enumerate(found if deaths else ()):
+        one.deaths = torch.stack([layer[row] for layer in states.deaths]).cpu().numpy()
+    return found
+
+
+def _baseline(model: Any, ids: Tensor, job: Job, advance: Callable[[int], None] | None) -> Measured:
+    assert job.cache is not None
+    begin = time.perf_counter()
+    values = baseline_losses(model, ids, job.cache, advance)
+    return Measured(values, time.perf_counter() - begin, max_states=min(job.cache, job.context))
+
+
 def losses(
     model: Any, ids: Tensor, chunk: int, states: Session, full: Session | None, advance: Callable[[int], None] | None = None
 ) -> dict[str, np.ndarray]:
-    """Per target of ids [1, T]: nll, and against the full model kl and top1_agreement. The state is carried from one
-    forward pass to the next, so [T, vocabulary] never exists (but for models whose rotation needs the whole text at once).
+    """Per target of ids [B, T], as [B, T - 1]: nll, and against the full model kl and top1_agreement. The state is carried from
+    one forward pass to the next, so [T, vocabulary] never exists (but for models whose rotation needs the whole text at once).
     `advance` is told how many tokens each pass has read."""
-    total = ids.shape[1]
+    batch, total = ids.shape
     chunk = piece_of(model.config, total, chunk)
-    values = {"nll": np.empty(total - 1)}
+    values = {"nll": np.empty((batch, total - 1))}
     for at in range(0, total, chunk):
         part = ids[:, at : at + chunk]
-        targets = ids[0, at + 1 : at + chunk + 1]
+        targets = ids[:, at + 1 : at + chunk + 1]
         with states:
-            logits = model(part, **carried(model, states.current)).logits[0, : len(targets)]
+            logits = model(part, **carried(model, states.current)).logits[:, : targets.shape[1]]
         reference = None
         if full is not None:
             with full:
-                reference = model(part, **carried(model, full.current)).logits[0, : len(targets)]
-        for row in range(0, len(targets), PIECE):
-            here = slice(row, row + PIECE)
+                reference = model(part, **carried(model, full.current)).logits[:, : targets.shape[1]]
+        for row, first in product(range(batch), range(0, targets.shape[1], PIECE)):
+            here = (row, slice(first, first + PIECE))
             found = {"nll": _nll(logits[here], targets[here])}
             if reference is not None:
                 found |= _compare(logits[here], reference[here])
             for metric, x in found.items():  # into arrays made before: small tensors kept among large ones pin the heap's pages
-                values.setdefault(metric, np.empty(total - 1))[at + row : at + row + len(x)] = x.double().cpu().numpy()
+                whole = values.setdefault(metric, np.empty((batch, total - 1)))
+                whole[row, at + first : at + first + len(x)] = x.double().cpu().numpy()
         del logits, reference
         if advance is not None:
-            advance(part.shape[1])
+            advance(part.numel())
     return values
 
 
@@ -101,20 +142,21 @@ def baseline_losses(model: Any, ids: Tensor, size: int, advance: Callable[[int],
     return {"nll": values}
 
 
-def report(states: Session, job: Job, result: Measured) -> None:
-    """Note what the states did; a policy that did not do exactly what it must is an error, not a result."""
+def report(states: Session, job: Job, results: Sequence[Measured]) -> None:
+    """Note what the states of each row did; a policy that did not do exactly what it must is an error, not a result."""
     layers = states.layers
     evictions = {float(n) for layer in layers for n in layer.evictions.double().mean(-1).tolist()}
-    largest = max(n for layer in layers for n in layer.largest)
+    largest = [max(layer.largest[row] for layer in layers) for row in range(len(results))]
     bound = job.context if job.cache is None else job.cache
     due = max(0, job.context - bound) if job.policy.evicts else 0
-    if evictions != {float(due)} or largest != min(job.context, bound):
+    if evictions != {float(due)} or set(largest) != {min(job.context, bound)}:
         raise RuntimeError(
             f"policy {job.policy.name} evicted {sorted(evictions)} states a layer where {due} were due, and held "
-            f"{largest} of {bound}: the policy did not act as it should, so nothing was measured"
+            f"{sorted(set(largest))} of {bound}: the policy did not act as it should, so nothing was measured"
         )
     check_places(job, layers)
-    result.evictions = due
-    result.first_eviction = min(int(layer.first_eviction.min()) for layer in layers) if due else None
-    result.max_states = largest
-    result.state_bytes = sum(layer.nbytes for layer in layers)
+    for row, result in enumerate(results):
+        result.evictions = due
+        result.first_eviction = min(int(layer.first_eviction[row].min()) for layer in layers) if due else None
+        result.max_states = largest[row]
+        result.state_bytes = sum(layer.nbytes for layer in layers) // len(results)  # all rows hold as many

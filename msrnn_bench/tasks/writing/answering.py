@@ -119,7 +119,8 @@ class Answering(ABC):
             for (example, prompt, _), answer, missing in zip_longest(batch, answers, lacking):
                 if missing:
                     journal.add(example.id, self._record(example, prompt, answer))
-                job.progress.advance(len(prompt.ids) + self.new_tokens)
+                tell = job.progress.advance if missing else job.progress.restored
+                tell(len(prompt.ids) + self.new_tokens)
 
     def _prompts(self, job: Job, tokenizer: Any) -> list[Question]:
         """All questions and their prompts, a document's together: all of them, so that one without room stops nothing midway."""
