@@ -84,7 +84,9 @@ def compiled(kernel: str, dtype: str, words: str, constants: dict[str, Any], arc
             signature[name] = {"sums": "*fp64", "scale": "fp32"}.get(name, "i32")
     options = {"num_warps": 1 if kernel == "move" else 4, **(gpu.WALK if kernel == "walk" else {})}
     made = triton.compile(
-        ASTSource(fn=function, signature=signature, constexprs=constants), target=GPUTarget("cuda", architecture, 32), options=options
+        ASTSource(fn=function, signature=signature, constexprs=constants),
+        target=GPUTarget("cuda", architecture, 32),
+        options=options,
     )
     told = _assembled(made.asm["ptx"])
     registers, spills = re.search(r"Used (\d+) registers", told), re.findall(r"(\d+) bytes spill", told)

@@ -1,9 +1,10 @@
 """`make bench`: what exact eviction costs against plain full attention, side by side in one process.
 
-    python benchmarks/scan.py      # every section; or name some: gpt2 smollm2 longer bfloat16 together recurrence streaming
+    python benchmarks/scan.py      # every section; or name some: gpt2 smollm2 longer bfloat16 own together recurrence streaming
 
 A ratio is the median over rounds, with the smallest and largest in brackets; in each round the plain forward is timed
 before and after, so that a machine that slows down slows both. Ratios with a target exit 1 when the median misses it.
+`own` has tova in the place of the plain forward, and beside it a policy of one's own written in both ways.
 `streaming` starts fresh processes and prints cost a token and peak memory at 128K tokens against shorter texts.
 """
 
@@ -63,12 +64,17 @@ def in_turn(
 
 
 @torch.no_grad()
-def ratios(title: str, model, tokens: int, cases: list[tuple[str, mb.Policy, int, float | None]], rounds: int) -> None:
-    """Time the plain forward and every case, `rounds` times in turn."""
+def ratios(
+    title: str, model, tokens: int, cases: list[tuple[str, mb.Policy, int, float | None]], rounds: int, tova: int = 0
+) -> None:
+    """Time the plain forward, or tova at `tova` states, and every case, `rounds` times in turn."""
     ids = torch.randint(0, model.config.vocab_size, (1, tokens), generator=torch.Generator().manual_seed(0))
 
     def plain() -> None:
-        model(ids, use_cache=False)
+        if tova:
+            bounded(mb.Tova(), tova)
+        else:
+            model(ids, use_cache=False)
 
     def bounded(policy: mb.Policy, k: int) -> None:
         with mb.bounded(model, policy, k):
@@ -79,7 +85,8 @@ def ratios(title: str, model, tokens: int, cases: list[tuple[str, mb.Policy, int
     for _, policy, k, _ in cases[:1]:
         bounded(policy, k)  # compiles the kernels
     base, found = in_turn(plain, {name: partial(bounded, policy, k) for name, policy, k, _ in cases}, rounds)
-    print(f"  plain SDPA forward {statistics.median(base):.2f} s ({tokens / statistics.median(base):,.0f} tokens/s)")
+    base_name = "tova" if tova else "plain SDPA"
+    print(f"  {base_name} forward {statistics.median(base):.2f} s ({tokens / statistics.median(base):,.0f} tokens/s)")
     for name, _, _, target in cases:
         middle, low, high = statistics.median(found[name]), min(found[name]), max(found[name])
         verdict = ""
@@ -146,6 +153,27 @@ def read(model, policy: mb.Policy, k: int, parts: Sequence[torch.Tensor]) -> Non
     """One call after the other, each of so many rows."""
     for ids in parts:
         losses(model, ids, 1024, mb.bounded(model, policy, k), None)
+
+
+class Loudest(mb.Policy):
+    """As in README, but that nothing is protected."""
+
+    def score(self, *, attention, previous, **_):
+        return attention.amax(dim=1, keepdim=True) + 0.5 * previous
+
+
+class Compiled(mb.ElementwisePolicy):
+    """The same."""
+
+    @staticmethod
+    def score_state(mean, maximum, previous, age, position):
+        return maximum + 0.5 * previous
+
+
+def own() -> None:
+    model = build(compose_one(["model=smollm2"]).model, "model").load(dtype="float32", device="cpu", seed=0).model
+    cases = [("ElementwisePolicy", Compiled(), 256, 2.0), ("Policy", Loudest(), 256, None)]
+    ratios("SmolLM2, float32, k=256, a policy of one's own / tova", model, 1024, cases, rounds=3, tova=256)
 
 
 @torch.no_grad()
@@ -224,6 +252,7 @@ SECTIONS = {
     "longer": longer,
     "bfloat16": bfloat16,
     "together": together,
+    "own": own,
     "recurrence": recurrence,
     "streaming": streaming,
 }

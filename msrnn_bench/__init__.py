@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from msrnn_bench import moved
 from msrnn_bench.errors import MachineError, UsageError
-from msrnn_bench.policies import A2SF, H2O, Baseline, Eviction, Full, Policy, Random, Tova, Window
+from msrnn_bench.policies import A2SF, H2O, Baseline, ElementwisePolicy, Eviction, Full, Policy, Random, Tova, Window
 
 if TYPE_CHECKING:
     from msrnn_bench.multistate.attention import bounded
@@ -23,8 +23,8 @@ __version__ = "0.1.0"
 # Part of every cell id: raised whenever a change of the code may change a result.
 NUMERICS = 1
 __all__ = [
-    "A2SF", "H2O", "Baseline", "Eviction", "Full", "MachineError", "Policy", "Random", "Tova", "UsageError", "Window",
-    "bounded", "recurrence", "scan",
+    "A2SF", "H2O", "Baseline", "ElementwisePolicy", "Eviction", "Full", "MachineError", "Policy", "Random", "Tova", "UsageError",
+    "Window", "bounded", "recurrence", "scan",
 ]  # fmt: skip
 
 _LATER = {"bounded": "attention", "recurrence": "recurrence", "scan": "scan"}

@@ -5,7 +5,8 @@ a `Rule`, is all that the engines need. Every policy of the paper is a member of
 state's score becomes `memory * score + attention`, the lowest score among the unprotected leaves, and the `first` i
 and the `recent` r states are protected. Ties: lowest score, then oldest.
 
-A policy of your own is a subclass of `Policy` with one method, `score`; see `Policy`.
+A policy of your own is a subclass of `Policy` with one method, `score`; see `Policy`. Where the score of a state is a function of
+a few numbers of its own, a subclass of `ElementwisePolicy` says it in one function, which is compiled.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from msrnn_bench.elementwise import Elementwise, elementwise
 from msrnn_bench.errors import Seed, Share, UsageError, Whole, check_fields
 
 
@@ -24,7 +26,8 @@ class Rule:
 
     `state_size` None never evicts. `per` is "layer" (one decision for all heads, from the mean attention of all query
     heads) or "head" (one per KV head, from the mean over its query heads). `seed` not None draws instead of looking at
-    attention. `score` not None is a user's own rule and replaces `memory`.
+    attention. `score` not None is a user's own rule and replaces `memory`; `elementwise` is the same rule as a function of
+    numbers, for what can compile it.
     """
 
     state_size: int | None
@@ -34,6 +37,7 @@ class Rule:
     per: str = "layer"
     seed: int | None = None
     score: Callable[..., Any] | None = None
+    elementwise: Elementwise | None = None
 
     @property
     def fixed(self) -> bool:
@@ -76,6 +80,45 @@ class Policy:
         if not callable(getattr(self, "score", None)):
             raise UsageError(f"policy {type(self).__name__} has no method `score`; see msrnn_bench.policies.Policy")
         return _checked(self, state_size, memory=0.0, score=self.score)  # type: ignore[attr-defined]
+
+
+class ElementwisePolicy(Policy):
+    """Base of policies whose score of a state depends on numbers of that state alone; define `score_state`.
+
+        class Loudest(ElementwisePolicy):
+            fade: float = 0.5
+
+            @staticmethod
+            def score_state(mean, maximum, previous, age, position, fade):
+                return maximum + fade * previous
+
+    `mean` and `maximum` are those of the state's attention over the query heads that decide together (all of the layer, or
+    with `per = "head"` those of a KV head), `previous` is what `score_state` answered a step ago (0 for the newest), `age`
+    how many tokens ago the state entered (0 for the newest), `position` which token it is of. All are float32 (float64 for
+    float64 models). Parameters behind these five are fields of the class, by name. The lowest unprotected leaves.
+
+    The function is compiled from what it does with its arguments: + - * /, powers, comparisons (as 0 or 1), `min`, `max`, `abs`,
+    `math.exp`, `math.log` and `math.sqrt`. It cannot branch on them: `rule` refuses what it cannot compile, with UsageError.
+    """
+
+    def rule(self, state_size: int) -> Rule:
+        """As `Policy.rule`; UsageError also where `score_state` is missing or is not such a function."""
+        made = elementwise(getattr(type(self), "score_state", None), self)
+        return _checked(self, state_size, memory=0.0, score=_each_state(made), elementwise=made)
+
+
+def _each_state(made: Elementwise) -> Callable[..., Any]:
+    """The function of one state as a `score` of all of them, for what does not compile it."""
+    answers = made.on_tensors()
+
+    def score(*, attention: Any, positions: Any, query_position: Any, previous: Any, **_: Any) -> Any:
+        deciders = previous.shape[1]
+        rows = attention.unflatten(1, (deciders, -1))  # [B, P, R, S]
+        position = positions[:, :deciders].to(rows.dtype)
+        age = query_position[:, None, None].to(rows.dtype) - position
+        return answers(rows.mean(dim=2), rows.amax(dim=2), previous, age, position)
+
+    return score
 
 
 def _checked(policy: Policy, state_size: int, **fields: Any) -> Rule:

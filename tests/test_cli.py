@@ -143,6 +143,23 @@ def test_a_users_own_policy(here, monkeypatch):
     del sys.modules["my_policy"]
 
 
+def test_a_users_own_compiled_policy(here, monkeypatch, capsys):
+    """README's; with a branch on an argument it is refused before anything is loaded."""
+    (code,) = re.findall(r"```python\n([^`]*ElementwisePolicy[^`]*)```", (ROOT / "README.md").read_text())
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder not in ("", str(here))])
+    given = ["policy._target_=fast_policy.Loud", "cache=16"]
+    for count, source in enumerate(
+        (code, code.replace("return maximum", "return mean"), code.replace("+ fade", "if age else fade"))
+    ):
+        Path("fast_policy.py").write_text(source)
+        monkeypatch.delitem(sys.modules, "fast_policy", raising=False)
+        assert run(*given, "policy.fade=0.25") == (0 if count < 2 else 2) and len(cells()) == min(2, count + 1)
+    assert "Loud.score_state cannot be computed for many states" in capsys.readouterr().err.splitlines()[-1]
+    monkeypatch.delitem(sys.modules, "fast_policy", raising=False)
+    rows = pd.concat(pd.read_csv(f"results/cells/{cell}.csv") for cell in cells())
+    assert (rows["policy"] == "loud").all() and (rows["evictions"] == 48).all() and rows["total"].nunique() == len(rows)
+
+
 def test_both_engines_give_the_same_number(here):
     for engine in ("scan", "recurrence"):
         assert run("policy=h2o", "cache=16", f"engine={engine}", f"results_dir={engine}") == 0

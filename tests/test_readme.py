@@ -5,6 +5,8 @@ import re
 import torch
 from conftest import ROOT, tiny
 
+import msrnn_bench as mb
+
 README = (ROOT / "README.md").read_text()
 
 
@@ -22,8 +24,12 @@ def test_the_python_example_runs(capsys):
 
 def test_the_policy_example_is_the_tested_one():
     (code,) = [b for b in blocks() if "class Loudest" in b]
+    (compiled,) = [b for b in blocks() if "ElementwisePolicy" in b]
     namespace: dict = {}
-    exec(code, namespace)
+    exec(code + compiled, namespace)
+    qkv = [2 * torch.randn(1, heads, 90, 8, dtype=torch.float64) for heads in (4, 2, 2)]
+    one, two = (mb.scan(*qkv, policy=namespace[name](), state_size=20, trace=True)[1].trace for name in ("Loudest", "Loud"))
+    assert torch.equal(one, two)
     kept = (ROOT / "docs/examples/my_policy.py").read_text()
     assert "attention.amax(dim=1, keepdim=True) + self.fade * previous" in code
     assert "attention.amax(dim=1, keepdim=True) + self.fade * previous" in kept

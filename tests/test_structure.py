@@ -127,8 +127,9 @@ EVERYONE = {"errors", "policies", "results", "datasets", "models", "multistate",
 FOR_ALL = {"errors", "redact"}  # left out of the picture; the second, below all, is left out here too
 ALLOWED = {
     "redact": set(), "errors": set(), "moved": set(), "hub": {"errors"},
-    "policies": {"errors"}, "results": {"errors"}, "datasets": {"errors", "hub"}, "models": {"errors", "hub", "multistate"},
-    "multistate": {"errors", "policies"},
+    "elementwise": {"errors"}, "policies": {"elementwise", "errors"},
+    "results": {"errors"}, "datasets": {"errors", "hub"}, "models": {"errors", "hub", "multistate"},
+    "multistate": {"elementwise", "errors", "policies"},
     "job": {"errors", "datasets", "models", "multistate", "policies", "results"},
     "tasks": {"errors", "hub", "policies", "results", "datasets", "models", "multistate", "job"},
     "figures": {"errors", "results"},

@@ -6,7 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from msrnn_bench.errors import UsageError
 from msrnn_bench.multistate import kernels
+from msrnn_bench.multistate.rescore import rescorer
+from msrnn_bench.multistate.scores import NAN
 from msrnn_bench.policies import Rule
 
 
@@ -14,14 +17,19 @@ def evict(
     logits: Tensor, positions: Tensor, scores: Tensor, victims: Tensor, query: Tensor, keys: Tensor, scale: float,
     seeds: list[int], rule: Rule, start: int,
 ) -> Tensor:  # fmt: skip
-    """See `kernels.evict`; `logits` [B, P, R, N, S] become its `probs`. Returns norm [B, P, R, N]."""
+    """See `kernels.evict`; `logits` [B, P, R, N, S] become its `probs`. Returns norm [B, P, R, N].
+
+    UsageError where a user's score is NaN."""
     probs = torch.softmax(logits, dim=-1, out=logits)
     norm = probs.new_empty(probs.shape[:-1])
     size = probs.shape[-1] if rule.state_size is None else rule.state_size
-    kernels.evict(
+    ranked = kernels.evict(
         probs.numpy(), norm.numpy(), positions.numpy(), scores.numpy(), victims.numpy(), query.numpy(), keys.numpy(),
         scale, np.array(seeds, dtype=np.uint64), rule.memory, rule.first, rule.recent, size, start,
+        rescorer(rule, scores.dtype),
     )  # fmt: skip
+    if not ranked:
+        raise UsageError(NAN)
     return norm
 
 

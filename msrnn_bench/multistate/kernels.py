@@ -24,7 +24,7 @@ _MIX1, _MIX2 = np.uint64(draw.MIX1), np.uint64(draw.MIX2)
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST)
 def evict(
-    probs, norm, positions, scores, victims, query, keys, scale, seeds, memory, first, recent, size, start
+    probs, norm, positions, scores, victims, query, keys, scale, seeds, memory, first, recent, size, start, rescore
 ):  # fmt: skip
     """Walk the block's N steps; who leaves at a step is absent from all later ones.
 
@@ -35,18 +35,19 @@ def evict(
     scores     [B, P, S] carried; victims [B, P, N] out: positions that left, -1 where none did.
     query      [B, H, N, D], keys [B, G, S, D]: read only where a row must be computed again.
     seeds      [B] uint64, empty when attention decides. `start` is the position of the block's first query.
+    rescore    a function of rescore.py, which replaces `memory`; None for the family, which is compiled without it.
+    Returns whether all scores rank: False where one was NaN.
     """
     batch, deciders, reps, steps, states = probs.shape
     old = states - steps
     group_size = query.shape[1] // keys.shape[1]
     blocked = np.empty(states, scores.dtype)
-    mean = np.empty(states, scores.dtype)
+    mean, maximum = np.empty(states, scores.dtype), np.empty(states, scores.dtype)
     gone = np.empty(steps, np.int64)
     slot_of = np.empty(recent + steps + 1, np.int64)
     for b in range(batch):
         for p in range(deciders):
-            where = positions[b, p]
-            score = scores[b, p]
+            where, score = positions[b, p].copy(), scores[b, p].copy()  # side by side, whatever stands between the rows
             _protect(blocked, slot_of, where, old, first, recent, start)
             n_gone = 0
             for step in range(steps):
@@ -67,7 +68,12 @@ def evict(
                     draw_scores(mean, where, seeds[b], now, width)
                 else:
                     _average(mean, probs[b, p], norm[b, p], step, width)
-                update(score, mean, memory, width)
+                if rescore is None:
+                    update(score, mean, memory, width)
+                else:
+                    _highest(maximum, probs[b, p], norm[b, p], step, width)
+                    if not rescore(score, mean, maximum, where, now, width):
+                        return False
                 _enter(blocked, slot_of, where, old + step, now, first, recent, start)
                 if width - n_gone > size:
                     worst = _lowest(score, blocked, where, width)
@@ -78,6 +84,8 @@ def evict(
                     n_gone += 1
                 else:
                     victims[b, p, step] = -1
+            positions[b, p, :], scores[b, p, :] = where, score
+    return True
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST, inline="always")
@@ -118,6 +126,17 @@ def _average(mean, probs, norm, step, width):
 
 
 @numba.njit(cache=True, nogil=True, fastmath=FAST, inline="always")
+def _highest(maximum, probs, norm, step, width):
+    """maximum [S] = the largest of the deciders' R softmax rows."""
+    maximum[:width] = 0.0
+    for r in range(probs.shape[0]):
+        weight = norm[r, step]
+        row = probs[r, step]
+        for s in range(width):
+            maximum[s] = max(maximum[s], weight * row[s])
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST, inline="always")
 def update(score, mean, memory, width):
     if memory == 0.0:
         for s in range(width):
@@ -133,10 +152,10 @@ def _lowest(score, blocked, where, width):
     """The unprotected slot of the lowest score; of equals the oldest state."""
     low = score.dtype.type(np.inf)
     for s in range(width):
-        low = min(low, score[s] + blocked[s])
+        low = min(low, score[s] if blocked[s] == 0 else low)
     worst = -1
     for s in range(width):
-        if score[s] + blocked[s] == low and (worst < 0 or where[s] < where[worst]):
+        if blocked[s] == 0 and score[s] == low and (worst < 0 or where[s] < where[worst]):
             worst = s
     return worst
 

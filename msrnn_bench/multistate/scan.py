@@ -159,8 +159,8 @@ def _evict(
 
 
 def _compiled(q: Tensor, rule: Rule) -> bool:
-    """Whether the compiled kernels can do it: they know the family, and this processor's memory."""
-    return q.device.type == "cpu" and rule.score is None
+    """Whether the compiled kernels can do it: they know the family, functions of numbers, and this processor's memory."""
+    return q.device.type == "cpu" and (rule.score is None or rule.elementwise is not None)
 
 
 def _band(

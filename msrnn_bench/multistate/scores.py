@@ -7,6 +7,8 @@ from torch import Tensor
 
 from msrnn_bench.errors import UsageError
 
+NAN = "the policy's score returned NaN, which ranks nothing"
+
 
 def checked_scores(answer: Tensor, scores: Tensor) -> Tensor:
     """What a user's `score` returned, refused when it cannot rank the states."""
@@ -17,5 +19,5 @@ def checked_scores(answer: Tensor, scores: Tensor) -> Tensor:
             'set per = "head" on the policy to decide per KV head'
         )
     if torch.isnan(answer).any():
-        raise UsageError("the policy's score returned NaN, which ranks nothing")
+        raise UsageError(NAN)
     return answer.to(scores.dtype)

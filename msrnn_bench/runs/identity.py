@@ -98,7 +98,9 @@ def _policy(policy: Policy, rule: Rule) -> dict[str, Any]:
     known = {"name": policy.name, **(knobs if policy.evicts else {})}
     kind = type(policy)
     if not kind.__module__.startswith("msrnn_bench."):
-        source = Path(inspect.getfile(kind)).read_bytes()
+        parts: list[Any] = [kind] if rule.elementwise is None else [kind, kind.score_state]  # type: ignore[attr-defined]
+        files = dict.fromkeys(inspect.getfile(part) for part in parts)
+        source = b"".join(Path(file).read_bytes() for file in files)
         known |= {"source": hashlib.sha256(source).hexdigest(), "class": kind.__qualname__}
     own = {k: v for k, v in vars(policy).items() if k not in knobs}
     return {**known, "settings": {k: v if isinstance(v, int | float | str | bool | None) else repr(v) for k, v in own.items()}}
