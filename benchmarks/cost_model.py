@@ -105,8 +105,7 @@ def evict(m: Shape, batch: int, n: int, old: int, code: Code) -> list[Kernel]:
         (3 if certified else 1) * 8 * width // (batch * m.heads)  # positions, three times a step or once
         + per * 16 * n + per * 4 * dead + 4 * dead  # rows' maxima, sums and norms; the logits of the dead, and their slots
     )  # fmt: skip
-    # The mean row three times. Of a candidate in all heads a sector of 32 bytes each, two where there is another; the last step of a
-    # block reads all.
+    # The mean row three times. Where two are candidates, a sector of 32 bytes of each in all heads; a block's last step reads all.
     several = (1 - code.lone) * (n - 1) * batch * 2 * 32 * per
     scored = 12 * means + several + 4 * batch * per * s if certified else 4 * width
     kept = 8 * means if code.policy == "h2o" else 0  # scores, read and written

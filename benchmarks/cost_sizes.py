@@ -27,7 +27,7 @@ class H100:
     triton: float = 10e-6  # the same for a Triton kernel of many arguments: an assumption
     empty: float = 2e-6  # the same for an empty tensor, which launches nothing: an assumption
     sync: float = 10e-6  # seconds until the host goes on behind a number it waited for: an assumption
-    step: float = 2e-6  # seconds of one step of the walk: an ASSUMPTION; the tables show 1 and 4 beside it, cost_waits.py has a count
+    step: float = 2e-6  # seconds of a step of the walk: an ASSUMPTION; tables show 1 and 4 beside it, cost_waits.py has a count
     hit: float = 0.14e-6  # seconds of a load from L2: about 265 cycles (microbenchmarks, arXiv 2402.13499) at 1.9 GHz
     miss: float = 0.25e-6  # of one from memory: about 480 cycles, same source
 

@@ -1,22 +1,22 @@
 """Loads that wait for one another, in the kernels of gpu_kernels.py as Triton 3.7.1 compiles them for sm_90.
 
-Counted in the machine code (bfloat16; 1, 4, 12 and 32 heads; pointers aligned as in a launch): instructions issue in order, so that
-a load waits for an earlier one where a register which that one fills is used in between. In the loops over a tile nearly each does:
-loads under a mask are compiled to predicated ones that share registers.
+Counted in the machine code (bfloat16; 1, 4, 12 and 32 heads; pointers aligned as in a launch): instructions issue in order, so
+that a load waits for an earlier one where a register which that one fills is used in between. In the loops over a tile many do:
+loads under a mask are compiled to predicated ones, which share registers.
 """
 
 from __future__ import annotations
 
 from math import ceil
 
-# Of a tile of so many states: finding the candidates (two passes over the mean row, one over the candidates), and reading four heads
-# of those, with the certificate and without.
+# Of a tile of so many states: finding the candidates (three passes over the mean row), and reading four heads, of those and,
+# without the certificate, of all.
 TILES = {512: (9, 12, 12), 1024: (12, 14, 16)}
 ONE, FOUR = 5, 12  # where a decision averages one head alone, or four: no loop is left
 
 
 def walk(heads: int, states: int, steps: int, *, certified: bool, memory: bool, lone: float) -> float:
-    """Of one step of `walk`, a mean over a block of so many. `heads` that one decision averages; `lone`, the share of steps at which
+    """Of one step of `walk`, a mean over a block of so many. One decision averages `heads`; `lone` is the share of steps at which
     the certificate leaves one candidate, which leaves unread."""
     size = 512 if states <= 512 else 1024
     finding, reading, plain = TILES[size]

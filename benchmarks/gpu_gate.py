@@ -32,7 +32,8 @@ def path(device: torch.device) -> str:
 @contextmanager
 def fallback() -> Iterator[None]:
     """The torch operations, whatever else could run."""
-    with mock.patch.object(gpu, "usable", lambda device, rule: False), mock.patch.object(scanning, "_compiled", lambda q, rule: False):
+    no_kernels = mock.patch.object(gpu, "usable", lambda device, rule: False)
+    with no_kernels, mock.patch.object(scanning, "_compiled", lambda q, rule: False):
         yield
 
 

@@ -1,7 +1,6 @@
 """benchmarks/cost_model.py: its launches and operations are the code's, its bytes those that a hand counts, its page is true."""
 
 import importlib
-import sys
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -273,9 +272,13 @@ def test_the_page_has_what_the_model_says():
     lone, some, every = (cost_tables.waits(m, 512, lone=share) for share in cost_tables.LONE)
     assert f"{lone:.0f} loads" in section and f"{every:.0f} where it is read" in section
     assert f"nine in ten unread {some:.0f}, by the latency of L2 {1e6 * some * gpu.hit:.1f} microseconds" in section
-    slow = [model.bounded(m, batch, tokens, 512, replace(gpu, step=some * gpu.hit)).seconds / model.plain(m, batch, tokens, gpu).seconds
-            for batch, tokens, _ in cost_tables.READING]  # fmt: skip
-    assert f"would be {slow[0]:.2f}, {slow[1]:.2f} and {slow[2]:.2f}" in section
+    steps = (some * gpu.hit, 1e-7, 1.7e-6, 2e-6)
+    found = [[model.bounded(m, batch, tokens, 512, replace(gpu, step=step)).seconds / model.plain(m, batch, tokens, gpu).seconds
+              for step in steps] for batch, tokens, _ in cost_tables.READING]  # fmt: skip
+    assert f"would be {found[0][0]:.2f}, {found[1][0]:.2f} and {found[2][0]:.2f}" in section
+    met = [[ratio <= most for ratio in ratios[1:]] for ratios, (*_, most) in zip(found, cost_tables.READING, strict=True)]
+    assert met == [[True, True, False], [False, False, False], [True, True, True]]
+    assert "the first nearly, which wants a step of 1.7; the second should be missed at any" in section
 
 
 def test_every_table_can_be_printed(capsys):
