@@ -16,6 +16,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from msrnn_bench.policies import ElementwisePolicy
+
 ARCHITECTURES = (80, 90, 100)
 DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float64": "fp64"}
 HEADS = (1, 4, 9, 32, 71)  # query heads that one decision averages: h2o, grouped, SmolLM2, Llama-2-7B, Falcon-7B
@@ -53,11 +55,33 @@ def variants(dtype: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
             if heads == 1 and not memory:
                 break
     yield "walk", f"{dtype}, a draw", {**more, "MEMORY": 0.0, "CERTIFICATE": False, "GIVEN": True}
+    yield (
+        "walk",
+        f"{dtype}, a score of one's own",
+        {**more, "MEMORY": 0.0, "CERTIFICATE": False, "GIVEN": False, "SCORE": _score()},
+    )
     for size, heads in product(SIZES, (1, 4)):
         shape = {"P": 1, "G": 8, "WIDTH": size, "SIZE": size}
         yield "attend", f"{dtype}, {heads} heads, D={size}", {**shape, "R": heads, "TILE": 32, "EXACT": exact}
         if heads == 1:
             yield "move", f"{dtype}, D={size}", shape
+
+
+def _score() -> Any:
+    """What an ElementwisePolicy is to the kernel."""
+    from msrnn_bench.multistate.gpu_score import score
+
+    rule = Fading().rule(4)
+    assert rule.elementwise is not None
+    return score(rule.elementwise)
+
+
+class Fading(ElementwisePolicy):
+    """An example: the loudest head, and half of what it was; the old have to be louder."""
+
+    @staticmethod
+    def score_state(mean: Any, maximum: Any, previous: Any, age: Any, position: Any) -> Any:
+        return max(maximum, mean) + 0.5 * previous - (age > 64) * 1e-3
 
 
 def compiled(kernel: str, dtype: str, words: str, constants: dict[str, Any], architecture: int) -> Compiled:

@@ -5,6 +5,7 @@
 The cases are a covering design: any two values of any two FACTORS meet in one of them.
 """
 
+import math
 import os
 import random
 from collections.abc import Iterator
@@ -16,16 +17,35 @@ import pytest
 import torch
 from triton.runtime.interpreter import interpreter_builder
 
+from msrnn_bench.errors import UsageError
 from msrnn_bench.multistate import gpu, scan
 from msrnn_bench.multistate.recurrence import recurrence
 from msrnn_bench.multistate.state import State
-from msrnn_bench.policies import A2SF, H2O, Eviction, Full, Random, Tova, Window
+from msrnn_bench.policies import A2SF, H2O, ElementwisePolicy, Eviction, Full, Random, Tova, Window
+
+
+class Loud(ElementwisePolicy):
+    """What every part of a score can be."""
+
+    def __init__(self, per: str = "layer", first: int = 0) -> None:
+        self.per, self.first, self.recent = per, first, 1
+
+    @staticmethod
+    def score_state(mean, maximum, previous, age, position):
+        return max(maximum, 0.5 * mean) + 0.25 * previous + (age > 3) * 1e-3 * math.log(position + 2.0)
+
+
+class Nothing(ElementwisePolicy):
+    @staticmethod
+    def score_state(mean, maximum, previous, age, position):
+        return maximum / (age - age)
+
 
 MANY = "MANY" in os.environ
 FACTORS: dict[str, list[Any]] = {
     "policy": [
         Tova(), Tova(first=2), Tova(per="head"), H2O(), H2O(per="layer"), A2SF(), Random(seed=3), Window(first=1),
-        Eviction(memory=0.5, first=1, recent=1),
+        Eviction(memory=0.5, first=1, recent=1), Loud(), Loud(per="head", first=1),
     ],
     "heads": [(1, 1), (4, 2), (3, 3), (5, 1)],  # query heads, KV heads
     "batch": [1, 2],
@@ -113,8 +133,8 @@ def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("case", designed(1000 if MANY else 40), ids=case_name)
 def test_the_kernels_are_the_recurrence(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """In float64 the states kept are the same, and in any dtype where attention is not too steep for it; the certificate changes no
-    bit of anything."""
+    """In float64 the states kept are the same, and in any dtype where attention is not too steep for it; the certificate changes
+    no bit of anything."""
     ours, state = walked(scan.scan, case)
     theirs, expected = walked(recurrence, case)
     if case["dtype"] == torch.float64 or (case["gain"] == 1 and case["keys"] == "different"):
@@ -183,3 +203,10 @@ def test_a_loud_state_that_left_is_computed_away() -> None:
     theirs, expected = recurrence(q.double(), k.double(), v.double(), policy=rule, state_size=size)
     torch.testing.assert_close(ours.double(), theirs, atol=1e-3, rtol=1e-3)
     assert state.kept()[0].tolist() == expected.kept()[0].tolist()
+
+
+@pytest.mark.filterwarnings("ignore:.*divide:RuntimeWarning")
+def test_a_score_that_ranks_nothing_is_refused() -> None:
+    q, k, v = (torch.randn(1, 2, 8, 4) for _ in range(3))
+    with pytest.raises(UsageError, match="NaN"):
+        scan.scan(q, k, v, policy=Nothing(), state_size=3)

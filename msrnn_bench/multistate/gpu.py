@@ -1,15 +1,19 @@
-"""torch tensors in, the Triton kernels on their memory: the GPU's side of scan.py. Nothing here waits for the device."""
+"""torch tensors in, the Triton kernels on their memory: the GPU's side of scan.py. Nothing here waits for the device, but where a
+user's own score could be NaN."""
 
 from __future__ import annotations
 
 import os
 from functools import lru_cache
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from msrnn_bench.errors import UsageError
 from msrnn_bench.multistate.draw import draw_key, draws
+from msrnn_bench.multistate.scores import NAN
 from msrnn_bench.multistate.state import State, score_dtype
 from msrnn_bench.policies import Rule
 
@@ -20,7 +24,8 @@ WALK = {"maxnreg": 255}
 def usable(device: torch.device, rule: Rule) -> bool:
     """Whether the kernels can do it there: they know the policy, Triton is installed, and the device is its, or its interpreter
     stands in for one."""
-    return rule.score is None and (device.type == "cuda" or interpreted()) and find_spec("triton") is not None
+    known = rule.score is None or rule.elementwise is not None
+    return known and (device.type == "cuda" or interpreted()) and find_spec("triton") is not None
 
 
 def interpreted() -> bool:
@@ -41,7 +46,8 @@ def evict(
     batch, deciders, heads, steps, states = logits.shape
     tops = logits.new_empty(logits.shape[:-1])
     sums = torch.empty_like(tops, dtype=torch.float64)
-    certified = certificate and heads > 1 and rule.memory == 0 and rule.seed is None and rule.state_size is not None
+    by_attention = rule.memory == 0 and rule.seed is None and rule.elementwise is None
+    certified = certificate and heads > 1 and by_attention and rule.state_size is not None
     means = logits.new_empty((batch, deciders, steps, states) if certified else 1)
     clock = _clock((states - steps,) * batch, (start,) * batch, logits.device)
     shape = _shape(logits)
@@ -87,8 +93,8 @@ def decode(q: Tensor, k: Tensor, v: Tensor, rule: Rule, state: State, scale: flo
 
 
 def _walk(
-    logits: Tensor, tops: Tensor, sums: Tensor, means: Tensor, clock: Tensor, state: State, victims: Tensor, rule: Rule, keep: int,
-    starts: list[int], certified: bool, evictions: Tensor, first_eviction: Tensor,
+    logits: Tensor, tops: Tensor, sums: Tensor, means: Tensor, clock: Tensor, state: State, victims: Tensor, rule: Rule,
+    keep: int, starts: list[int], certified: bool, evictions: Tensor, first_eviction: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The sequential kernel: one over each row's live mass, the steps of death, and what has to move [2, B, P, N]."""
     batch, deciders, heads, steps, states = logits.shape
@@ -103,9 +109,11 @@ def _walk(
         logits, tops, sums, means, norms, state.positions, state.scores, died, left, *moves, evictions,
         first_eviction, clock, steps, states, states if rule.state_size is None else rule.state_size, keep, rule.first,
         rule.recent, *state.positions.stride()[:2], *state.scores.stride()[:2], MEMORY=rule.memory, HEADS=_power(heads),
-        DEAD=max(4, min(32, 1024 // _power(heads))), CERTIFICATE=certified, GIVEN=rule.seed is not None, SCORE=None,
+        DEAD=max(4, min(32, 1024 // _power(heads))), CERTIFICATE=certified, GIVEN=rule.seed is not None, SCORE=_score(rule),
         EXACT=_name(logits.dtype), **_shape(logits), **WALK,
     )  # fmt: skip
+    if rule.elementwise is not None and bool(norms.isnan().any()):  # the one wait, and only for a score of the user's own
+        raise UsageError(NAN)
     victims.copy_(left)
     return norms, died, moves
 
@@ -116,11 +124,12 @@ def compact(keys: Tensor, values: Tensor, state: State, moves: Tensor) -> None:
     deciders, steps = moves.shape[2:]
     _kernels().move[batch, groups, steps](
         keys, values, state.positions, state.scores, *moves, steps, *keys.stride()[:3], *values.stride()[:3],
-        *state.positions.stride()[:2], *state.scores.stride()[:2], P=deciders, G=groups, WIDTH=_power(size), SIZE=size, num_warps=1,
+        *state.positions.stride()[:2], *state.scores.stride()[:2], P=deciders, G=groups, WIDTH=_power(size), SIZE=size,
+        num_warps=1,
     )  # fmt: skip
 
 
-def _kernels() -> object:
+def _kernels() -> Any:
     from msrnn_bench.multistate import gpu_kernels  # triton: only where it is used
 
     return gpu_kernels
@@ -156,3 +165,12 @@ def _name(dtype: torch.dtype) -> object:
 def _power(n: int) -> int:
     """The least power of two that is not below n."""
     return 1 << max(0, n - 1).bit_length()
+
+
+def _score(rule: Rule) -> object:
+    """The user's function for `gpu_kernels.walk`, None for the family."""
+    if rule.elementwise is None:
+        return None
+    from msrnn_bench.multistate.gpu_score import score
+
+    return score(rule.elementwise)

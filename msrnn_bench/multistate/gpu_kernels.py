@@ -1,16 +1,17 @@
 """The sequential part of the scan for GPUs, in Triton: which states are alive, step after step inside a block.
 
-The same numbers as kernels.py, in four kernels a block and three a decode step; gpu.py owns the tensors and launches them. Each program writes rows that no
-other reads or writes, and nothing is atomic, so programs may run in any order. Shapes as in scan.py: logits [B, P, R, N, S], where P
-decide alone and each averages its R query heads, N queries of the block, S candidates (old states in slots 0..S-N-1, the block's
-own behind them). A state that leaves at step n is still attended to at n, and absent from n + 1.
+The same numbers as kernels.py, in four kernels a block and three a decode step; gpu.py owns the tensors and launches them. Each
+program writes rows that no other reads or writes, and nothing is atomic, so programs may run in any order. Shapes as in scan.py:
+logits [B, P, R, N, S], where P decide alone and each averages its R query heads, N queries of the block, S candidates (old states
+in slots 0..S-N-1, the block's own behind them). A state that leaves at step n is still attended to at n, absent from n + 1.
 
-**The certificate.** Who leaves under a rule without memory is the lowest mean over R heads, of rows normalised over the live. Read as
-it stands, that is R rows of S numbers a step. But `means` has the rows' mean normalised over *all* candidates, made before the walk
-by programs that need not wait for one another, and head by head the two differ by one factor r = Z / (Z - D), Z the row's sum and D
-its share of the dead, so that the true mean of a state lies between `mean * min r` and `mean * max r`. Only states whose lower bound
-does not exceed the lowest upper bound (with ETA on either side for rounding) can be the lowest; only they are read in all heads,
-in a fixed order of heads, so that the victim is the same to the last bit as if every state had been; a lone candidate leaves unread.
+**The certificate.** Who leaves under a rule without memory is the lowest mean over R heads, of rows normalised over the live. As
+it stands, that is R rows of S numbers a step. But `means` has the rows' mean normalised over *all* candidates, made before the
+walk by programs that need not wait for one another, and head by head the two differ by one factor r = Z / (Z - D), Z the row's
+sum and D its share of the dead, so that the true mean of a state lies between `mean * min r` and `mean * max r`. Only states
+whose lower bound does not exceed the lowest upper bound (with ETA on either side for rounding) can be the lowest; only they are
+read in all heads, in a fixed order of heads, so that the victim is the same to the last bit as if every state had been; a lone
+candidate leaves unread.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ import triton
 import triton.language as tl
 
 ETA = tl.constexpr(2.0**-16)  # rounding of a mean over at most a few hundred heads in float32, many times over
-# Below this share of its row's sum what the live have left is computed again from the logits, with their own maximum; as kernels.py.
+# Below this share of its row's sum what the live have left is computed again, with their own maximum; as in kernels.py.
 VANISHING = tl.constexpr(1e-4)
 NOBODY = tl.constexpr(2**62)
 
 
 @triton.jit(do_not_specialize=["steps", "states"])
 def rows(
-    logits, tops, sums, means, clock, steps, states, P: tl.constexpr, R: tl.constexpr, TILE: tl.constexpr, MEANS: tl.constexpr, EXACT: tl.constexpr
+    logits, tops, sums, means, clock, steps, states, P: tl.constexpr, R: tl.constexpr, TILE: tl.constexpr, MEANS: tl.constexpr,
+    EXACT: tl.constexpr,
 ):  # fmt: skip
     """Program (b * P + p, n): maximum and sum of exponentials of each head's row, `tops` and `sums` [B, P, R, N], and the mean of
     the normalised rows, `means` [B, P, N, S], over what is not in the query's future. EXACT: the dtype of the logits."""
@@ -59,7 +61,8 @@ def rows(
 @triton.jit(do_not_specialize=["steps", "states", "size", "keep", "first", "recent"])
 def walk(
     logits, tops, sums, means, norms, positions, scores, died, victims, sources, holes, evictions, first_eviction, clock, steps,
-    states, size, keep, first, recent, position_b, position_p, score_b, score_p, MEMORY: tl.constexpr, P: tl.constexpr, R: tl.constexpr,
+    states, size, keep, first, recent, position_b, position_p, score_b, score_p, MEMORY: tl.constexpr, P: tl.constexpr,
+    R: tl.constexpr,
     HEADS: tl.constexpr, TILE: tl.constexpr, DEAD: tl.constexpr, CERTIFICATE: tl.constexpr, GIVEN: tl.constexpr,
     SCORE: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
@@ -71,8 +74,8 @@ def walk(
     positions, scores  [B, P, S] in and out, a position -1 where the state left.
     died       [B, P, S] out: the step at which the state left, N where it lives.
     victims    [B, P, N] out: positions that left, -1 where none did.
-    evictions, first_eviction  [B, P] in and out; clock [B, 2] int32: how many old states there are, and the block's first position.
-    sources, holes  [B, P, N] out: the slot from `keep` on whose state has to move, and the free slot below for it; -1 behind the last
+    evictions, first_eviction  [B, P] in and out; clock [B, 2] int32: the number of old states, the block's first position.
+    sources, holes  [B, P, N] out: the slot from `keep` on whose state has to move, and the free slot for it; -1 behind the last
                source. During the walk `holes` has the slots of those that left.
     SCORE      a compiled function of (mean, maximum, previous, age, position), None for the family.
     HEADS      the power of two not below R; DEAD of the dead and TILE of the states are looked at together.
@@ -92,7 +95,7 @@ def walk(
         tl.store(died + at + slot, steps, mask=at + slot < states)
     for at in range(0, steps, TILE):
         tl.store(sources + at + slot, -1, mask=at + slot < steps)
-    count = 0
+    count, unranked = 0, 0
     earliest = tl.load(first_eviction + decider)
     tl.debug_barrier()
     for step in range(steps):
@@ -180,6 +183,7 @@ def walk(
                 if SCORE is not None:
                     previous = tl.load(scores + at + slot, mask=alive, other=0.0)
                     score = SCORE(mean, maximum, previous, (now - position).to(EXACT), position.to(EXACT))
+                    unranked += tl.sum((alive & (score != score)).to(tl.int32), axis=0)
                 elif MEMORY == 0:
                     score = mean
                 else:
@@ -192,7 +196,9 @@ def walk(
             key = tl.where(eligible & candidate, (position.to(tl.int64) << 32) | (at + slot), NOBODY)
             better = (rank < least_rank) | ((rank == least_rank) & (key < least_key))  # of equals the oldest
             least_rank, least_key = tl.where(better, rank, least_rank), tl.where(better, key, least_key)
-        if full:
+        if unranked > 0:  # gpu.py looks for it
+            tl.store(norms + mine, tl.full([HEADS], float("nan"), EXACT), mask=real)
+        if full & (unranked == 0):
             lowest = tl.min(least_rank, axis=0)
             chosen = tl.min(tl.where(least_rank == lowest, least_key, NOBODY), axis=0)
             worst = (chosen & 0xFFFFFFFF).to(tl.int32)
@@ -243,8 +249,8 @@ def attend(
 ):  # fmt: skip
     """Program (b, g), a block of one query: the new state enters its slot, and each of the group's R query heads attends.
 
-    query, out [B, H, D]; new_keys, new_values [B, G, D]; logits [B, H, S], tops and sums [B, H] out, for `walk`. Sums run along with
-    the maximum seen so far; TILE states are looked at together."""
+    query, out [B, H, D]; new_keys, new_values [B, G, D]; logits [B, H, S], tops and sums [B, H] out, for `walk`. Sums run along
+    with the maximum seen so far; TILE states are looked at together."""
     b, g = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     d, slot = tl.arange(0, WIDTH), tl.arange(0, TILE)
     old, now = tl.load(clock + 2 * b), tl.load(clock + 2 * b + 1)
@@ -282,11 +288,11 @@ def attend(
 
 @triton.jit(do_not_specialize=["steps"])
 def move(
-    keys, values, positions, scores, sources, holes, steps, key_b, key_g, key_s, value_b, value_g, value_s, position_b, position_p,
-    score_b, score_p, P: tl.constexpr, G: tl.constexpr, WIDTH: tl.constexpr, SIZE: tl.constexpr,
+    keys, values, positions, scores, sources, holes, steps, key_b, key_g, key_s, value_b, value_g, value_s, position_b,
+    position_p, score_b, score_p, P: tl.constexpr, G: tl.constexpr, WIDTH: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """Program (b, g, i): the i-th of the states that `walk` found behind the first `keep` slots goes to its hole. SIZE: D, WIDTH a
-    power of two not below it."""
+    """Program (b, g, i): the i-th of the states that `walk` found behind the first `keep` slots goes to its hole. SIZE: D, WIDTH
+    a power of two not below it."""
     b, g, i = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64), tl.program_id(2)
     p = g if P == G else g * 0
     source = tl.load(sources + (b * P + p) * steps + i)

@@ -114,7 +114,7 @@ def _products(out: Tensor, left: Tensor, right: Tensor, scale: float = 1.0) -> N
 
 
 def _narrow_products(out: Tensor, left: Tensor, right: Tensor, scale: float) -> None:
-    """`_products` of 16-bit matrices, summed and kept in float32. Only CUDA has it; elsewhere, where tests come by, they are widened."""
+    """`_products` of 16-bit matrices, summed and kept in float32. Only CUDA has it; elsewhere (tests) they are widened."""
     if out.device.type == "cuda":
         torch.baddbmm(out, left, right, out_dtype=out.dtype, beta=0, alpha=scale, out=out)
     else:
