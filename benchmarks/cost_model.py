@@ -3,9 +3,9 @@
     python benchmarks/cost_model.py              # the targets, the walk's step, a table; --all: the whole grid
     python benchmarks/cost_model.py --page       # the rows of docs/speed.md
 
-No GPU has measured any of it. A kernel takes the longest of its arithmetic, its memory, its steps (the walk's) and its loads that wait for one another (those of
-one token, cost_waits.py); launches count where the host cannot issue them while the device works. The rates, and what is assumed,
-stand in `H100` (cost_sizes.py).
+No GPU has measured any of it. A kernel takes the longest of its arithmetic, its memory, its steps (the walk's) and its loads that
+wait for one another (those of one token, cost_waits.py); launches count where the host cannot issue them while the device works.
+The rates, and what is assumed, stand in `H100` (cost_sizes.py).
 Letters as in scan.py: B batch, H query heads, G KV heads, T tokens, S slots, D head size, k state size, N queries of a block,
 P deciders. tests/test_cost_model.py counts the launches of the code and compares.
 """
@@ -105,7 +105,7 @@ def evict(m: Shape, batch: int, n: int, old: int, code: Code) -> list[Kernel]:
         (3 if certified else 1) * 8 * width // (batch * m.heads)  # positions, three times a step or once
         + per * 16 * n + per * 4 * dead + 4 * dead  # rows' maxima, sums and norms; the logits of the dead, and their slots
     )  # fmt: skip
-    # The mean row three times. Where two are candidates, a sector of 32 bytes of each in all heads; a block's last step reads all.
+    # The mean row three times. Where two are candidates, a sector of 32 bytes of each in all heads; the last step reads all.
     several = (1 - code.lone) * (n - 1) * batch * 2 * 32 * per
     scored = 12 * means + several + 4 * batch * per * s if certified else 4 * width
     kept = 8 * means if code.policy == "h2o" else 0  # scores, read and written
