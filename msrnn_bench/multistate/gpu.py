@@ -4,7 +4,9 @@ user's own score could be NaN."""
 from __future__ import annotations
 
 import os
-from functools import lru_cache
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import lru_cache, wraps
 from importlib.util import find_spec
 from typing import Any
 
@@ -33,6 +35,18 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def _on_its_device(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Kernels are launched on the device of the first tensor, which of several GPUs need not be the current one."""
+
+    @wraps(function)
+    def launched(first: Tensor, *others: Any, **options: Any) -> Any:
+        with torch.cuda.device(first.device) if first.is_cuda else nullcontext():
+            return function(first, *others, **options)
+
+    return launched
+
+
+@_on_its_device
 def evict(
     logits: Tensor, state: State, victims: Tensor, rule: Rule, start: int, keep: int, dtype: torch.dtype, *,
     certificate: bool = True,
@@ -63,6 +77,7 @@ def evict(
     return out, moves
 
 
+@_on_its_device
 def decode(q: Tensor, k: Tensor, v: Tensor, rule: Rule, state: State, scale: float) -> tuple[Tensor, State]:
     """One token a row, rows of any fill: q [B, H, 1, D], k, v [B, G, 1, D] -> [B, H, 1, D], and the state, changed in place."""
     batch, heads, _, size = q.shape
@@ -118,6 +133,7 @@ def _walk(
     return norms, died, moves
 
 
+@_on_its_device
 def compact(keys: Tensor, values: Tensor, state: State, moves: Tensor) -> None:
     """Move the states that stand behind the first `keep` slots to where others left: keys, values [B, G, S, D]."""
     batch, groups, _, size = keys.shape
