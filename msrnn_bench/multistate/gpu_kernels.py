@@ -218,7 +218,7 @@ def walk(
 
 @triton.jit(do_not_specialize=["steps", "states"])
 def finish(logits, out, tops, norms, died, clock, steps, states, P: tl.constexpr, R: tl.constexpr, TILE: tl.constexpr):
-    """Program (row of B * P * R, n): `out` [B, P, R, N, S], the softmax row over the live at step n, else 0; may be the logits."""
+    """Program (row of B * P * R, n): `out` [B, P, R, N, S], the softmax over the live at step n, else 0; may be the logits."""
     head, step = tl.program_id(0).to(tl.int64), tl.program_id(1)
     slot = tl.arange(0, TILE)
     row = head * steps + step
@@ -281,7 +281,7 @@ def move(
     keys, values, positions, scores, sources, holes, steps, key_b, key_g, key_s, value_b, value_g, value_s, position_b,
     position_p, score_b, score_p, P: tl.constexpr, G: tl.constexpr, WIDTH: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """Program (b, g, i): the i-th state that `walk` found behind the first `keep` slots goes to its hole. SIZE: D; WIDTH as above."""
+    """Program (b, g, i): the i-th state that `walk` found behind the first `keep` slots goes to its hole. SIZE: D <= WIDTH."""
     b, g, i = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64), tl.program_id(2)
     p = g if P == G else g * 0
     at = (b * P + p) * steps + i
