@@ -1,6 +1,6 @@
 # The commands of the project. `make` or `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo triton test test-range test-faults test-slurm test-ray lint smoke sweep paper-laptop paper figures bench clean
+.PHONY: help setup demo triton test test-range test-faults test-slurm test-ray lint smoke sweep paper-laptop paper figures bench bench-gpu clean
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -84,6 +84,9 @@ figures: setup ## draw the figures of every results folder again
 
 bench: setup ## ratios against plain full attention, measured side by side (about 15 minutes; keep the machine quiet)
 	$(BIN)/python benchmarks/scan.py
+
+bench-gpu: setup ## the same on a GPU, checked before it is timed; bench-gpu.json and a table in at most 8 minutes (leave the GPU alone)
+	$(BIN)/python benchmarks/gpu.py
 
 clean: ## remove what the commands above made, but no results
 	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache

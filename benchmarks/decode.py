@@ -12,13 +12,14 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 import msrnn_bench as mb
+from benchmarks.scan import seconds
 from msrnn_bench.multistate.attention import Session
 from msrnn_bench.multistate.cache import MultiState
 from msrnn_bench.multistate.naming import carried
@@ -33,12 +34,7 @@ missed: list[str] = []
 
 def cost(step: Callable[[int], object], steps: int, begin: int) -> float:
     """Seconds of a step, the median of `steps` from step `begin` on."""
-    spent = []
-    for i in range(begin, begin + steps):
-        start = time.perf_counter()
-        step(i)
-        spent.append(time.perf_counter() - start)
-    return statistics.median(spent)
+    return statistics.median(seconds(partial(step, i)) for i in range(begin, begin + steps))
 
 
 def say(name: str, values: list[float], target: float | None = None) -> None:
@@ -49,9 +45,11 @@ def say(name: str, values: list[float], target: float | None = None) -> None:
         missed.append(name)
 
 
-def bounded_at(model, ids: torch.Tensor, position: int, policy: mb.Policy, k: int) -> tuple[Session, Callable[[int], object]]:
+def bounded_at(
+    model, ids: torch.Tensor, position: int, policy: mb.Policy, k: int, *, verify: bool = True
+) -> tuple[Session, Callable[[int], object]]:
     """States that have read `position` tokens, and the step that reads the i-th after them."""
-    states = mb.bounded(model, policy, k)
+    states = mb.bounded(model, policy, k, verify=verify)
     with states:
         for at in range(0, position, PIECE):
             model(ids[:, at : min(at + PIECE, position)], **carried(model, states.current), logits_to_keep=1)

@@ -31,9 +31,36 @@ missed: list[str] = []
 
 
 def seconds(work: Callable[[], object]) -> float:
+    """Of one run, a GPU's work included."""
+    settle()
     begin = time.perf_counter()
     work()
+    settle()
     return time.perf_counter() - begin
+
+
+def settle() -> None:
+    """Until a GPU, where there is one, has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def in_turn(
+    plain: Callable[[], object], cases: dict[str, Callable[[], object]], rounds: int, more: Callable[[], bool] = lambda: True
+) -> tuple[list[float], dict[str, list[float]]]:
+    """Seconds of `plain`, and what each case is of the mean of the runs of `plain` before and after it; all `rounds` times in
+    turn, fewer where `more` says no."""
+    base: list[float] = []
+    found: dict[str, list[float]] = {name: [] for name in cases}
+    while len(base) < rounds and (not base or more()):
+        before = seconds(plain)
+        base.append(before)
+        for name, case in cases.items():
+            ours = seconds(case)
+            after = seconds(plain)
+            found[name].append(ours / ((before + after) / 2))
+            before = after
+    return base, found
 
 
 @torch.no_grad()
@@ -57,16 +84,7 @@ def ratios(
     plain()
     for _, policy, k, _ in cases[:1]:
         bounded(policy, k)  # compiles the kernels
-    found: dict[str, list[float]] = {name: [] for name, *_ in cases}
-    base = []
-    for _ in range(rounds):
-        before = seconds(plain)
-        base.append(before)
-        for name, policy, k, _ in cases:
-            ours = seconds(lambda policy=policy, k=k: bounded(policy, k))
-            after = seconds(plain)
-            found[name].append(ours / ((before + after) / 2))
-            before = after
+    base, found = in_turn(plain, {name: partial(bounded, policy, k) for name, policy, k, _ in cases}, rounds)
     base_name = "tova" if tova else "plain SDPA"
     print(f"  {base_name} forward {statistics.median(base):.2f} s ({tokens / statistics.median(base):,.0f} tokens/s)")
     for name, _, _, target in cases:

@@ -10,8 +10,7 @@ it stands, that is R rows of S numbers a step. But `means` has the rows' mean no
 walk by programs that need not wait for one another, and head by head the two differ by one factor r = Z / (Z - D), Z the row's
 sum and D its share of the dead, so that the true mean of a state lies between `mean * min r` and `mean * max r`. Only states
 whose lower bound does not exceed the lowest upper bound (with ETA on either side for rounding) can be the lowest; only they are
-read in all heads, in a fixed order of heads, so that the victim is the same to the last bit as if every state had been; a lone
-candidate leaves unread.
+read in all heads, in a fixed order, so that the victim is the same to the last bit as if all had been. One alone leaves unread.
 """
 
 from __future__ import annotations
@@ -62,9 +61,8 @@ def rows(
 def walk(
     logits, tops, sums, means, norms, positions, scores, died, victims, sources, holes, evictions, first_eviction, clock, steps,
     states, size, first, recent, position_b, position_p, score_b, score_p, MEMORY: tl.constexpr, P: tl.constexpr,
-    R: tl.constexpr,
-    HEADS: tl.constexpr, TILE: tl.constexpr, DEAD: tl.constexpr, CERTIFICATE: tl.constexpr, GIVEN: tl.constexpr,
-    SCORE: tl.constexpr, EXACT: tl.constexpr,
+    R: tl.constexpr, HEADS: tl.constexpr, TILE: tl.constexpr, DEAD: tl.constexpr, CERTIFICATE: tl.constexpr,
+    GIVEN: tl.constexpr, SCORE: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """Program b * P + p: the block's steps, one after the other, for one decider.
 
@@ -85,8 +83,7 @@ def walk(
     real = head < R
     positions += (decider // P) * position_b + (decider % P) * position_p
     scores += (decider // P) * score_b + (decider % P) * score_p
-    logits += decider * R * steps * states
-    means += decider * steps * states
+    logits, means = logits + decider * R * steps * states, means + decider * steps * states
     tops, sums, norms = tops + decider * R * steps, sums + decider * R * steps, norms + decider * R * steps
     died += decider * states
     victims, sources, holes = victims + decider * steps, sources + decider * steps, holes + decider * steps
@@ -95,8 +92,7 @@ def walk(
         tl.store(died + at + slot, steps, mask=at + slot < states)
     for at in range(0, steps, TILE):
         tl.store(sources + at + slot, -1, mask=at + slot < steps)
-    count, unranked = 0, 0
-    earliest = tl.load(first_eviction + decider)
+    count, unranked, earliest = 0, 0, tl.load(first_eviction + decider)
     tl.debug_barrier()
     for step in range(steps):
         now, width = start + step, old + step + 1
@@ -133,8 +129,7 @@ def walk(
             tl.store(tops + mine, top, mask=real)
         tl.store(norms + mine, (1.0 / left).to(EXACT), mask=real)
         # the certificate: who can be the lowest
-        certain = full
-        lone = 0  # candidates; one alone leaves, and no head need be read
+        certain, lone = full, 0  # `lone` counts candidates; one alone leaves, and no head need be read
         least, bound = tl.sum(tl.zeros([TILE], EXACT), axis=0), tl.sum(tl.zeros([TILE], EXACT), axis=0)
         if CERTIFICATE:
             certain = full & (again == 0) & (step < steps - 1)
@@ -155,8 +150,7 @@ def walk(
                     lone += tl.sum((eligible & (mean * least <= bound)).to(tl.int32), axis=0)
         tl.debug_barrier()  # norms and tops are written
         # the scores, and the lowest of each lane
-        least_rank = tl.full([TILE], float("inf"), EXACT)
-        least_key = tl.full([TILE], NOBODY, tl.int64)
+        least_rank, least_key = tl.full([TILE], float("inf"), EXACT), tl.full([TILE], NOBODY, tl.int64)
         for at in range(0, width, TILE):
             position = tl.load(positions + at + slot, mask=at + slot < width, other=-1)
             alive = position >= 0
@@ -169,8 +163,7 @@ def walk(
             if GIVEN:
                 score = tl.load(means + step * states + at + slot, mask=alive, other=0.0)
             else:
-                mean = tl.zeros([TILE], EXACT)
-                maximum = tl.zeros([TILE], EXACT)
+                mean, maximum = tl.zeros([TILE], EXACT), tl.zeros([TILE], EXACT)
                 if lone != 1:
                     for r in tl.range(0, R, loop_unroll_factor=4):  # several loads under way at once
                         row = r * steps + step
@@ -199,8 +192,7 @@ def walk(
         if unranked > 0:  # gpu.py looks for it
             tl.store(norms + mine, tl.full([HEADS], float("nan"), EXACT), mask=real)
         if full & (unranked == 0):
-            lowest = tl.min(least_rank, axis=0)
-            chosen = tl.min(tl.where(least_rank == lowest, least_key, NOBODY), axis=0)
+            chosen = tl.min(tl.where(least_rank == tl.min(least_rank, axis=0), least_key, NOBODY), axis=0)
             worst = (chosen & 0xFFFFFFFF).to(tl.int32)
             tl.store(victims + step, chosen >> 32)
             tl.store(positions + worst, -1)
@@ -222,14 +214,12 @@ def walk(
         hole, source = there & (lives == 0) & (at + slot < keep), lives & (at + slot >= keep)
         tl.store(holes + free + tl.cumsum(hole.to(tl.int32), axis=0) - 1, at + slot, mask=hole)
         tl.store(sources + behind + tl.cumsum(source.to(tl.int32), axis=0) - 1, at + slot, mask=source)
-        free += tl.sum(hole.to(tl.int32), axis=0)
-        behind += tl.sum(source.to(tl.int32), axis=0)
+        free, behind = free + tl.sum(hole.to(tl.int32), axis=0), behind + tl.sum(source.to(tl.int32), axis=0)
 
 
 @triton.jit(do_not_specialize=["steps", "states"])
 def finish(logits, out, tops, norms, died, clock, steps, states, P: tl.constexpr, R: tl.constexpr, TILE: tl.constexpr):
-    """Program (row of B * P * R, n): `out` [B, P, R, N, S], the softmax row over the states alive at step n, 0 elsewhere. May be
-    the logits' own memory."""
+    """Program (row of B * P * R, n): `out` [B, P, R, N, S], the softmax over the live at step n, else 0; may be the logits."""
     head, step = tl.program_id(0).to(tl.int64), tl.program_id(1)
     slot = tl.arange(0, TILE)
     row = head * steps + step
@@ -292,12 +282,11 @@ def move(
     keys, values, positions, scores, sources, holes, steps, key_b, key_g, key_s, value_b, value_g, value_s, position_b,
     position_p, score_b, score_p, P: tl.constexpr, G: tl.constexpr, WIDTH: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """Program (b, g, i): the i-th of the states that `walk` says have to move goes to its hole. SIZE: D, WIDTH
-    a power of two not below it."""
+    """Program (b, g, i): the i-th of the states that `walk` says have to move goes to its hole. SIZE: D <= WIDTH."""
     b, g, i = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64), tl.program_id(2)
     p = g if P == G else g * 0
-    source = tl.load(sources + (b * P + p) * steps + i)
-    hole = tl.load(holes + (b * P + p) * steps + i)
+    at = (b * P + p) * steps + i
+    source, hole = tl.load(sources + at), tl.load(holes + at)
     if source >= 0:
         d = tl.arange(0, WIDTH)
         key = tl.load(keys + b * key_b + g * key_g + source * key_s + d, mask=d < SIZE)
