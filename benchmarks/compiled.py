@@ -41,7 +41,7 @@ def variants(dtype: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
     import triton.language as tl
 
     exact = tl.float64 if dtype == "float64" else tl.float32
-    for heads, tile in product(HEADS, TILES):
+    for heads, tile in product(HEADS, TILES[:1] if dtype == "float64" else TILES):
         wide = 1 << (heads - 1).bit_length()
         shape = {"P": 1, "R": heads, "TILE": tile}
         words = f"{dtype}, {heads} heads, tile {tile}"

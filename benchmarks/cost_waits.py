@@ -1,8 +1,8 @@
 """Loads that wait for one another, in the kernels of gpu_kernels.py as Triton 3.7.1 compiles them for sm_90.
 
 Counted in the machine code (bfloat16; 1, 4, 12 and 32 heads; pointers aligned as in a launch): instructions issue in order, so
-that a load waits for an earlier one where a register which that one fills is used in between. In the loops over a tile many do:
-loads under a mask are compiled to predicated ones, which share registers.
+that a load waits for an earlier one where a register which that one fills is used in between. Loads under a mask are compiled to
+predicated ones, which share registers and wait; so in the long loops of `walk` nothing is masked, but read at slot 0.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from math import ceil
 
 # Of a tile of so many states: finding the candidates (three passes over the mean row), and reading four heads, of those and,
 # without the certificate, of all.
-TILES = {512: (9, 12, 12), 1024: (12, 14, 16)}
-ONE, FOUR = 5, 12  # where a decision averages one head alone, or four: no loop is left
+TILES = {512: (6, 5, 5), 1024: (6, 5, 6)}
+ONE, FOUR = 5, 3  # where a decision averages one head alone, or four: no loop is left
 
 
 def walk(heads: int, states: int, steps: int, *, certified: bool, memory: bool, lone: float) -> float:

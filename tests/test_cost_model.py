@@ -204,7 +204,7 @@ def test_a_token_by_hand():
     assert attend.bytes == 3 * 6 * 4 * (2 + 2) + entering + 3 * 2 * 4 * (2 + 2) + 4 * 3 * 2 * 6  # states; query, output; logits
     assert attend.operations == 4 * 3 * 2 * 6 * 4 and attend.programs == 3
     assert (attend.far, attend.near) == (3 + 5, 1 + 5)  # one tile, two heads
-    assert walk.bytes == 4 * 3 * 2 * 6 + 8 * 3 * 6 and (walk.steps, walk.programs, walk.near) == (1, 3, 2 + 1 + 12 - 1)
+    assert walk.bytes == 4 * 3 * 2 * 6 + 8 * 3 * 6 and (walk.steps, walk.programs, walk.near) == (1, 3, 2 + 1 + 3 - 1)
     assert left.bytes == 3 * (8 + 8) and move.bytes == entering
     launched = sum(x.launches for x in (attend, walk, left, move))
     assert launched == model.A_TOKEN + model.TOKEN_KERNELS
@@ -213,9 +213,9 @@ def test_a_token_by_hand():
 def test_waits_by_hand():
     """Two tiles; of no, one and two of the dead: none, one wait, one."""
     step = 1 + 2 / 3
-    assert cost_waits.walk(32, 1100, 3, certified=True, memory=False, lone=1.0) == pytest.approx(step + 2 * 12)
-    assert cost_waits.walk(32, 1100, 3, certified=True, memory=False, lone=0.5) == pytest.approx(step + 2 * (12 + 8 * 14 / 2))
-    assert cost_waits.walk(8, 1100, 3, certified=False, memory=True, lone=0.0) == pytest.approx(step + 2 * (1 + 2 * 16 + 1))
+    assert cost_waits.walk(32, 1100, 3, certified=True, memory=False, lone=1.0) == pytest.approx(step + 2 * 6)
+    assert cost_waits.walk(32, 1100, 3, certified=True, memory=False, lone=0.5) == pytest.approx(step + 2 * (6 + 8 * 5 / 2))
+    assert cost_waits.walk(8, 1100, 3, certified=False, memory=True, lone=0.0) == pytest.approx(step + 2 * (1 + 2 * 6 + 1))
     assert cost_waits.walk(1, 500, 3, certified=False, memory=True, lone=0.0) == pytest.approx(step + 1 + 5 + 1)
     assert cost_waits.attend(4, 65) == (3 + 3 * 5, 3 * (1 + 3 * 5))
 

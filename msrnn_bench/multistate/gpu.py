@@ -154,10 +154,10 @@ def _kernels() -> Any:
 
 def _shape(logits: Tensor) -> dict[str, int]:
     _, deciders, heads, _, states = logits.shape
-    return {"P": deciders, "R": heads, "TILE": 512 if states <= 512 else 1024, "num_warps": 4}
+    return {"P": deciders, "R": heads, "TILE": 512 if states <= 512 or logits.dtype == torch.float64 else 1024, "num_warps": 4}
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=1024)
 def _clock(old: tuple[int, ...], start: tuple[int, ...], device: torch.device) -> Tensor:
     """[B, 2] int32: each row's old states and first position; made once for all layers, and sent without waiting."""
     clock = torch.tensor([*zip(old, start, strict=True)], dtype=torch.int32, pin_memory=device.type == "cuda")

@@ -97,8 +97,7 @@ def walk(
     for step in range(steps):
         now, width = start + step, old + step + 1
         full = width - count > size
-        # what each head's row has left for the live
-        mine = head * steps + step
+        mine = head * steps + step  # what each head's row has left for the live
         top = tl.load(tops + mine, mask=real, other=0.0)
         total = tl.load(sums + mine, mask=real, other=1.0)
         lost = tl.zeros([HEADS], tl.float64)
@@ -140,13 +139,13 @@ def walk(
                 for at in range(0, width, TILE):
                     position = tl.load(positions + at + slot, mask=at + slot < width, other=-1)
                     eligible = (position >= first) & (position <= now - recent) & (position >= 0)
-                    mean = tl.load(means + step * states + at + slot, mask=eligible, other=float("inf"))
+                    mean = tl.where(eligible, tl.load(means + step * states + tl.where(eligible, at + slot, 0)), float("inf"))
                     lowest = tl.minimum(lowest, mean)
                 bound = tl.min(lowest, axis=0) * (tl.max(tl.where(real, factor, 0.0), axis=0).to(EXACT) * (1 + ETA))
                 for at in range(0, width, TILE):
                     position = tl.load(positions + at + slot, mask=at + slot < width, other=-1)
                     eligible = (position >= first) & (position <= now - recent) & (position >= 0)
-                    mean = tl.load(means + step * states + at + slot, mask=eligible, other=float("inf"))
+                    mean = tl.where(eligible, tl.load(means + step * states + tl.where(eligible, at + slot, 0)), float("inf"))
                     lone += tl.sum((eligible & (mean * least <= bound)).to(tl.int32), axis=0)
         tl.debug_barrier()  # norms and tops are written
         # the scores, and the lowest of each lane
@@ -158,16 +157,17 @@ def walk(
             candidate = alive
             if CERTIFICATE:
                 if certain:
-                    mean = tl.load(means + step * states + at + slot, mask=eligible, other=float("inf"))
+                    mean = tl.where(eligible, tl.load(means + step * states + tl.where(eligible, at + slot, 0)), float("inf"))
                     candidate = eligible & (mean * least <= bound)
             if GIVEN:
                 score = tl.load(means + step * states + at + slot, mask=alive, other=0.0)
             else:
                 mean, maximum = tl.zeros([TILE], EXACT), tl.zeros([TILE], EXACT)
+                place = tl.where(candidate, at + slot, 0)  # loads under a mask would wait for one another
                 if lone != 1:
                     for r in tl.range(0, R, loop_unroll_factor=4):  # several loads under way at once
                         row = r * steps + step
-                        logit = tl.load(logits + row * states + at + slot, mask=candidate, other=float("-inf"))
+                        logit = tl.where(candidate, tl.load(logits + row * states + place), float("-inf"))
                         share = tl.exp(logit - tl.load(tops + row)) * tl.load(norms + row)
                         mean += share
                         if SCORE is not None:
