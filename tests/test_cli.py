@@ -293,10 +293,10 @@ def test_a_crash_leaves_a_manifest_and_the_sweep_goes_on(here, monkeypatch, capf
 
     honest = reading.losses
 
-    def broken(model, ids, chunk, states, full):
+    def broken(model, ids, chunk, states, *others):
         if states.policy.name == "window":
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return honest(model, ids, chunk, states, full)
+        return honest(model, ids, chunk, states, *others)
 
     monkeypatch.setattr(reading, "losses", broken)
     assert run("-m", "policy=window,tova", "cache=16") == 1

