@@ -137,9 +137,6 @@ class Campaign:
             for suffix in (".json", ".csv", ".jsonl"):
                 path.with_suffix(suffix).unlink(missing_ok=True)
 
-    def settled(self) -> list[Path]:
-        return sorted(self.results.glob("cells/[!.]*.csv"))
-
     def settle(self) -> None:
         """Wait for what is running."""
         for process in self.running:

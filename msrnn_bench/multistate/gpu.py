@@ -1,5 +1,5 @@
 """torch tensors in, the Triton kernels on their memory: the GPU's side of scan.py. Nothing here waits for the device, but where a
-user's own score could be NaN."""
+user's own score could be NaN and where `random` sends the keys of its draws."""
 
 from __future__ import annotations
 

@@ -141,14 +141,14 @@ def walk(
                     eligible = (position >= first) & (position <= now - recent) & (position >= 0)
                     mean = tl.where(eligible, tl.load(means + step * states + tl.where(eligible, at + slot, 0)), float("inf"))
                     lowest = tl.minimum(lowest, mean)
-                bound = tl.min(lowest, axis=0) * (tl.max(tl.where(real, factor, 0.0), axis=0).to(EXACT) * (1 + ETA))
+                most = tl.max(tl.where(real, factor, 0.0), axis=0).to(EXACT) * (1 + ETA)
+                bound = tl.maximum(tl.min(lowest, axis=0) * most, 1e-30)  # below it shares of a head underflow one by one
                 for at in range(0, width, TILE):
                     position = tl.load(positions + at + slot, mask=at + slot < width, other=-1)
                     eligible = (position >= first) & (position <= now - recent) & (position >= 0)
                     mean = tl.where(eligible, tl.load(means + step * states + tl.where(eligible, at + slot, 0)), float("inf"))
                     lone += tl.sum((eligible & (mean * least <= bound)).to(tl.int32), axis=0)
         tl.debug_barrier()  # norms and tops are written
-        # the scores, and the lowest of each lane
         least_rank, least_key = tl.full([TILE], float("inf"), EXACT), tl.full([TILE], NOBODY, tl.int64)
         for at in range(0, width, TILE):
             position = tl.load(positions + at + slot, mask=at + slot < width, other=-1)
