@@ -29,8 +29,8 @@ class Code:
     certificate: bool = True  # False: every state is read in all heads at each step
     lone: float = 0.9  # share of steps at which it leaves one candidate, by 1.0 to 1.1 candidates a step, counted at k=512
     block: int = BLOCK
-    streams: int = 1  # 2: the walk beside all else, at best; NOT BUILT
-    graph: bool = False  # a token's launches in a CUDA graph, with nothing for the host to do; NOT BUILT
+    streams: int = 1  # 2: the walk beside all else, at best (`streams=2`)
+    graph: bool = False  # a token's launches in a CUDA graph, with nothing for the host to do (`graph=true`)
 
 
 # Launches of the library's layer (tests count them): reading, and one token, where its cache adds two copies.

@@ -46,10 +46,10 @@ def say(name: str, values: list[float], target: float | None = None) -> None:
 
 
 def bounded_at(
-    model, ids: torch.Tensor, position: int, policy: mb.Policy, k: int, *, verify: bool = True
+    model, ids: torch.Tensor, position: int, policy: mb.Policy, k: int, *, verify: bool = True, graph: bool = False
 ) -> tuple[Session, Callable[[int], object]]:
     """States that have read `position` tokens, and the step that reads the i-th after them."""
-    states = mb.bounded(model, policy, k, verify=verify)
+    states = mb.bounded(model, policy, k, verify=verify, graph=graph)
     with states:
         for at in range(0, position, PIECE):
             model(ids[:, at : min(at + PIECE, position)], **carried(model, states.current), logits_to_keep=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,8 +19,9 @@ from benchmarks.cost_model import Code
 from benchmarks.cost_sizes import H100, Shape, shape
 from benchmarks.decode import bounded_at, cost, library_at
 from benchmarks.scan import in_turn, seconds
-from msrnn_bench.multistate.attention import bounded
+from msrnn_bench.multistate.attention import Session, bounded
 from msrnn_bench.multistate.naming import carried
+from msrnn_bench.multistate.overlap import overlapped
 from msrnn_bench.results.provenance import machine
 
 # The paper's Table 1: state size and the batch whose states fill as much memory; its last row is the full model.
@@ -38,6 +40,7 @@ class Sizes:
     dtype: torch.dtype = torch.bfloat16
     tokens: int = 4096
     long: int = 32768
+    chunk: int = 1024  # tokens of each row, of two streams
     k: int = 512
     small: int = 4  # rows
     large: int = 16
@@ -48,7 +51,7 @@ class Sizes:
     full: int = 8  # rows of Table 1's full model, at `tokens`
 
 
-TINY = Sizes("two small layers, random weights, float32", torch.float32, 256, 512, 32, 2, 3, 2, 3, 4, ((8, 4), (32, 2)), 1)
+TINY = Sizes("two small layers, random weights, float32", torch.float32, 256, 512, 64, 32, 2, 3, 2, 3, 4, ((8, 4), (32, 2)), 1)
 
 
 @dataclass
@@ -95,24 +98,28 @@ def guard(bench: Bench) -> dict[str, Any]:
 
 
 def reading(
-    bench: Bench, policy: mb.Policy, batch: int, tokens: int, target: float | None = None, kept: int = 0
+    bench: Bench, policy: mb.Policy, batch: int, tokens: int, target: float | None = None, kept: int = 0, chunk: int = 0
 ) -> dict[str, Any]:
-    """A forward pass / the plain one; `kept`: logits of the last so many tokens alone (0: of all)."""
+    """A forward pass / the plain one; `kept`: logits of the last so many tokens alone (0: of all); `chunk`: of so many tokens,
+    two chunks under way at once."""
     ids, k = bench.ids(batch, tokens), bench.sizes.k
 
     def plain() -> None:
         bench.model(ids, use_cache=False, logits_to_keep=kept)
 
     def ours() -> None:
-        with mb.bounded(bench.model, policy, k, verify=False):
-            bench.model(ids, logits_to_keep=kept)
+        with mb.bounded(bench.model, policy, k, verify=False) as states:
+            if chunk:
+                deque(overlapped(bench.model, states, ids.split(chunk, dim=1)), maxlen=0)
+            else:
+                bench.model(ids, logits_to_keep=kept)
 
     plain(), ours()  # libraries are opened, kernels compiled
     base, found = in_turn(plain, {"ours": ours}, bench.sizes.rounds, lambda: bench.left > 0)
     ratios = found["ours"]
 
     def share(m: Shape, gpu: H100) -> float:
-        ours = cost_model.bounded(m, batch, tokens, k, gpu, Code(policy=policy.name))
+        ours = cost_model.bounded(m, batch, tokens, k, gpu, Code(policy=policy.name, streams=2 if chunk else 1))
         return ours.seconds / cost_model.plain(m, batch, tokens, gpu).seconds
 
     return {**summary(ratios, target), "plain_seconds": statistics.median(base), "batch": batch, "tokens": tokens, "k": k,
@@ -120,36 +127,42 @@ def reading(
             "predicted": predicted(bench, share)}  # fmt: skip
 
 
-def decoding(bench: Bench, batch: int, cache: int, target: float | None = None) -> dict[str, Any]:
-    """Tokens a second with k states / those of the library whose cache holds `cache`."""
+def decoding(bench: Bench, batch: int, cache: int, target: float | None = None, graph: bool = False) -> dict[str, Any]:
+    """Tokens a second with k states / those of the library whose cache holds `cache`; a token as one CUDA graph or not."""
     s = bench.sizes
-    ours = full_states(bench, batch, s.k, (s.rounds + 1) * s.steps)
+    states, ours = full_states(bench, batch, s.k, (s.rounds + 1) * s.steps, graph)
     theirs = library_at(bench.model, bench.ids(batch, cache + (s.rounds + 1) * s.steps), cache)
     found = []
     for r in range(s.rounds + 1):
         fast, slow = ours(s.steps, r * s.steps), cost(theirs, s.steps, r * s.steps)
         found.append((slow / fast, fast, slow))
     found = found[1:]  # the first warms up
+    if graph and bench.device.type == "cuda" and states.graph_refused is not None:
+        return {"failed": f"NO GRAPH, not timed: {states.graph_refused}"}
 
     def share(m: Shape, gpu: H100) -> float:
-        return cost_model.plain_token(m, batch, cache, gpu).seconds / cost_model.bounded_token(m, batch, s.k, gpu).seconds
+        ours = cost_model.bounded_token(m, batch, s.k, gpu, Code(graph=graph))
+        return cost_model.plain_token(m, batch, cache, gpu).seconds / ours.seconds
 
     return {**summary([ratio for ratio, *_ in found], target, above=True), "batch": batch, "k": s.k, "cache": cache,
             "ours_ms": 1e3 * statistics.median(fast for _, fast, _ in found),
             "library_ms": 1e3 * statistics.median(slow for *_, slow in found), "predicted": predicted(bench, share)}  # fmt: skip
 
 
-def full_states(bench: Bench, batch: int, k: int, steps: int) -> Callable[[int, int], float]:
-    """Seconds of a token, a median, with tova's k states: of so many from the i-th of `steps` on. The states are just full;
-    where they stand in a text does not matter to what a token costs. The block is entered once, as when `generate` writes."""
+def full_states(
+    bench: Bench, batch: int, k: int, steps: int, graph: bool = False
+) -> tuple[Session, Callable[[int, int], float]]:
+    """tova's k states, and seconds of a token with them, a median: of so many from the i-th of `steps` on. The states are just
+    full; where they stand in a text does not matter to what a token costs. The block is entered once, as when `generate`
+    writes."""
     model, ids = bench.model, bench.ids(batch, k + 1 + steps)
-    states, _ = bounded_at(model, ids, k + 1, mb.Tova(), k, verify=False)
+    states, _ = bounded_at(model, ids, k + 1, mb.Tova(), k, verify=False, graph=graph)
 
     def spent(count: int, begin: int) -> float:
         with states:
             return cost(lambda i: model(ids[:, k + 1 + i : k + 2 + i], **carried(model, states.current)), count, begin)
 
-    return spent
+    return states, spent
 
 
 def token_loop(bench: Bench) -> dict[str, Any]:
@@ -181,7 +194,7 @@ def table1(bench: Bench) -> dict[str, Any]:
     for k, batch in s.table:
         release()
         if bench.left > 0:
-            ours = full_states(bench, batch, k, s.steps + warm)
+            _, ours = full_states(bench, batch, k, s.steps + warm)
             ours(warm, 0)
             rates[k] = batch / ours(s.steps, warm) / base
             del ours
@@ -215,6 +228,10 @@ def lines(s: Sizes) -> list[Line]:
         Line(f"tova, {read}, batch {s.large}", tova, 40, partial(text, policy=tova, batch=s.large, target=1.15)),
         Line(f"decode, k={s.k}, speed of a cache of {s.k}, batch {s.small}", tova, 15,
              partial(decoding, batch=s.small, cache=s.k, target=0.8)),
+        Line(f"tova, {read}, batch {s.small}, two streams, chunks of {s.chunk:,}", tova, 30,
+             partial(text, policy=tova, batch=s.small, target=1.5, chunk=s.chunk)),
+        Line(f"decode as a graph, k={s.k}, speed of a cache of {s.k}, batch {s.small}", tova, 15,
+             partial(decoding, batch=s.small, cache=s.k, target=0.8, graph=True)),
         Line(f"tova, T={s.long:,}, k={s.k}, / plain SDPA, batch {s.small}", tova, 90,
              partial(reading, policy=tova, batch=s.small, tokens=s.long, target=1.0, kept=1)),
         Line(f"h2o, {read}, batch {s.small}", h2o, 30, partial(text, policy=h2o, batch=s.small)),

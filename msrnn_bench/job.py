@@ -66,7 +66,7 @@ class Job:
     """`columns` are the row columns that are the same in all of the cell's rows; `cache` is None for the full model;
     `keep(name, array)`, where keep_tokens asks for it, and `store(name, array)`, always, put an array beside the rows.
     `journal` is the file of what a cell has done so far, `earlier` others of the same cell, `topline` that of the full model's
-    cell of the same settings; see journal.py. `share` is (i, n) where n processes measure one cell's documents: see `mine`."""
+    cell of the same settings; see journal.py. `graph` and `streams` are speed: see multistate/graph.py and overlap.py. `share` is (i, n) where n processes measure one cell's documents: see `mine`."""
 
     columns: dict[str, Any]
     policy: Policy
@@ -88,6 +88,8 @@ class Job:
     keep: Callable[[str, Any], None] | None = None
     store: Callable[[str, Any], None] | None = None
     earlier: tuple[Path, ...] = ()
+    graph: bool = False
+    streams: int = 1
     share: tuple[int, int] | None = None
     shared: dict[Any, Any] = field(default_factory=dict)  # what the cells of one process need not make twice
 

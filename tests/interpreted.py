@@ -9,7 +9,7 @@ import math
 import os
 import random
 from collections.abc import Iterator
-from functools import partial
+from functools import partial, wraps
 from itertools import combinations
 from typing import Any
 
@@ -17,11 +17,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny
+from recorded import record
+from transformers import LlamaConfig, LlamaForCausalLM
 from triton.runtime.interpreter import GridExecutor, interpreter_builder
 
 from msrnn_bench.errors import UsageError
-from msrnn_bench.multistate import gpu, scan
+from msrnn_bench.multistate import gpu, graph, scan
 from msrnn_bench.multistate.attention import bounded
+from msrnn_bench.multistate.naming import NAMES, carried
 from msrnn_bench.multistate.recurrence import recurrence
 from msrnn_bench.multistate.state import State
 from msrnn_bench.policies import A2SF, H2O, ElementwisePolicy, Eviction, Full, Random, Tova, Window
@@ -262,3 +265,127 @@ def test_a_model_reads_and_writes() -> None:
     assert torch.equal(ours, theirs)
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
     assert held == others
+
+
+def small(cls: Any = LlamaForCausalLM, layers: int = 1) -> Any:
+    """One layer, for each launch takes milliseconds here; peaked attention."""
+    torch.manual_seed(3)
+    made = cls(
+        LlamaConfig(
+            vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=layers, num_attention_heads=2, num_key_value_heads=1,
+            max_position_embeddings=64, bos_token_id=None, eos_token_id=None,
+        )
+    )  # fmt: skip
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.mul_(6 if parameter.dim() > 1 else 1)
+    return made.double().eval()
+
+
+class Counting(LlamaForCausalLM):
+    """Its logits know how much the cache has seen, whatever the positions say."""
+
+    @wraps(LlamaForCausalLM.forward)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        seen = carried_in(kwargs).get_seq_length()
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits * (1 + seen // 1000)
+        return output
+
+
+class Looking(LlamaForCausalLM):
+    """Reads a number on the host."""
+
+    @wraps(LlamaForCausalLM.forward)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits * (2 if output.logits.sum().item() > 1e9 else 1)
+        return output
+
+
+def carried_in(call: dict[str, Any]) -> Any:
+    return next(call[name] for name in NAMES if name in call)
+
+
+def on(model: Any, states: Any, ids: torch.Tensor, cache: Any = None) -> torch.Tensor:
+    """The logits of the ids, one token a call, from `cache` or the session's own states on."""
+    found = [model(one, **carried(model, states.current if cache is None else cache)).logits for one in ids.split(1, dim=1)]
+    return torch.cat(found, dim=1)
+
+
+def held(layers: Any) -> list[Any]:
+    return [
+        ([row.tolist() for row in one.kept], one.evictions.tolist(), one.first_eviction.tolist(), one.largest) for one in layers
+    ]
+
+
+@pytest.fixture
+def recordings(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """How often each graph was replayed."""
+    made: list[list[int]] = []
+
+    def counted(work: Any) -> Any:
+        again, result = record(work)
+        made.append([0])
+        mine = made[-1]
+
+        def replay() -> None:
+            mine[0] += 1
+            again()
+
+        return replay, result
+
+    monkeypatch.setattr(graph, "record", counted)
+    return made
+
+
+TEXT = torch.randint(3, 32, (2, 10), generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("policy", [Tova(first=1), H2O(), A2SF()], ids=lambda policy: policy.name)
+def test_a_graph_is_its_steps(policy: Any, recordings: list[Any]) -> None:
+    """States that fill up and evict, of one text after another in the same memory; the first text's are left alone, and can be
+    gone on from when the memory is another's. To the last bit."""
+    model, found = small(), []
+    for asked in (True, False):
+        with bounded(model, policy, 5, graph=asked, verify=False) as states:
+            model(TEXT[:, :3])
+            first = states.current
+            logits = [on(model, states, TEXT[:, 3:6])]
+            before = states.layers
+            model(TEXT[:, 4:8])  # another text
+            logits.append(on(model, states, TEXT[:, 8:10]))
+            seen = [held(before), held(states.layers)]
+            logits.append(on(model, states, TEXT[:, 6:8], first))
+            found.append((torch.cat(logits, dim=1), seen, held(states.layers), states.graph_refused))
+    (ours, *states_), (theirs, *expected) = found
+    assert torch.equal(ours, theirs) and states_ == expected and expected[-1] is None
+    assert [count for (count,) in recordings] == [7]
+
+
+def test_a_graph_writes_rows_that_differ(recordings: list[Any]) -> None:
+    """`generate`, one row padded, layers of unlike size, a batch of another size behind it."""
+    model, found = small(layers=2), []
+    mask = torch.ones(2, 5, dtype=torch.long)
+    mask[0, :3] = 0
+    for asked in (True, False):
+        with bounded(model, Tova(), [3, 5], graph=asked, verify=False) as states:
+            options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+            out = [model.generate(TEXT[:, :5], attention_mask=mask, **options).tolist(), held(states.layers)]
+            out += [model.generate(TEXT[:1, :5], **options).tolist(), held(states.layers)]
+        found.append(out)
+    assert found[0] == found[1]
+    assert [count for (count,) in recordings] == [3, 3]
+    assert "forward" not in vars(model)
+
+
+@pytest.mark.parametrize(("cls", "why"), [(Counting, "apart from their positions"), (Looking, "not permitted")])
+def test_a_model_that_a_graph_would_get_wrong_is_left_as_it_is(cls: Any, why: str, recordings: Any, caplog: Any) -> None:
+    model, found = small(cls), []
+    for asked in (True, False):
+        with bounded(model, Tova(), 4, graph=asked, verify=False) as states:
+            model(TEXT[:, :3])
+            found.append((on(model, states, TEXT[:, 3:6]), held(states.layers)))
+            assert (why in str(states.graph_refused)) == asked
+    assert torch.equal(found[0][0], found[1][0]) and found[0][1] == found[1][1]
+    assert "forward" not in vars(model) and sum("no effect" in line for line in caplog.messages) == 1

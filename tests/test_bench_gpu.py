@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def short(monkeypatch):
     """Fewer tokens yet."""
-    sizes = replace(TINY, tokens=96, long=128, k=12, rounds=1, steps=1, loop=1, table=((12, 2),))
+    sizes = replace(TINY, tokens=96, long=128, chunk=32, k=12, rounds=1, steps=1, loop=1, table=((12, 2),))
     for module in (script, gpu_lines):
         monkeypatch.setattr(module, "TINY", sizes)
     return sizes
@@ -86,7 +86,7 @@ def test_a_wrong_choice_is_found_and_ends_with_1(short, tmp_path, capsys, monkey
     monkeypatch.setattr(fallback, "evict", wrong)
     assert script.main(["--tiny", "--out", str(tmp_path / "x.json")]) == 1
     told = capsys.readouterr().out
-    assert told.count("CHECK FAILED, not timed: tova keeps other states than the recurrence (after piece 1 of 14") == 8
+    assert told.count("CHECK FAILED, not timed: tova keeps other states than the recurrence (after piece 1 of 14") == 10
     assert "SOMETHING FAILED" in told.splitlines()[-1]
 
 

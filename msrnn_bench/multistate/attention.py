@@ -32,6 +32,7 @@ def bounded(
     documents: Sequence[int] | None = None,
     verify: bool = True,
     deaths: bool = False,
+    graph: bool = False,
 ) -> Session:
     """`with bounded(...) as states:` every call of `model` has at most `state_size` states a layer, `policy` saying
     who leaves.
@@ -41,8 +42,9 @@ def bounded(
     `state_size` is an int, or one int per layer (the paper uses one for all). `documents` are numbers, one per row,
     that only the random policy draws from. `verify` checks once per model, dtype, configuration and adapter that with room
     for all states the bounded model is the model (guard.py); `states.verified` says what was found. `deaths` keeps the step
-    at which each token's state left, `states.deaths`. Inference only: gradients are off inside. Raises UsageError where the
-    model cannot be bounded exactly, with the reason.
+    at which each token's state left, `states.deaths`. `graph` sends each token that is written as one CUDA graph, a matter of
+    speed alone; where that cannot be, one warning says why (graph.py). Inference only: gradients are off inside. Raises
+    UsageError where the model cannot be bounded exactly, with the reason.
     """
     if engine not in ENGINES:
         raise UsageError(f"engine={engine!r}: choose one of {', '.join(ENGINES)}")
@@ -50,12 +52,14 @@ def bounded(
         raise UsageError(f"prefill={prefill!r}: choose stepwise or oneshot")
     if positions not in ("original", "compressed"):
         raise UsageError(f"positions={positions!r}: choose original or compressed")
+    if graph and engine != "scan":
+        raise UsageError(f"graph=true records steps of the scan; with engine={engine} take graph=false")
     model = getattr(model, "_orig_mod", model)  # of torch.compile: its calls go through the model's own hooks
     rules = _rules(model, policy, state_size)
     sizes = [rule.state_size for rule in rules if rule.state_size is not None]
     # where nobody leaves no gap is wider than 1, and compressed positions are the original ones
     find = partial(rotations, longest=reach(max(sizes))) if positions == "compressed" and sizes else None
-    return Session(model, policy, rules, engine, prefill, documents, guard if verify else None, deaths, find)
+    return Session(model, policy, rules, engine, prefill, documents, guard if verify else None, deaths, find, graph)
 
 
 def _rules(model: PreTrainedModel, policy: Policy, state_size: int | Sequence[int] | None) -> list[Rule]:

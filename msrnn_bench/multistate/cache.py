@@ -98,6 +98,9 @@ class MultiState(Cache):
         new = torch.arange(self._new, device=device)[None] if self.padding is None else self.padding.long().cumsum(-1) - 1
         return (before + new).clamp(min=0)
 
+    def passed(self, layer: int) -> None:
+        """The call has read and written this layer's states; who waits for them may go on (overlap.py)."""
+
     def check_all_layers_ran(self, model: str) -> None:
         if any(n != self._expected for n in self.columns):
             ran = sum(n == self._expected for n in self.columns)

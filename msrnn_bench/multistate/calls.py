@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
 from msrnn_bench.errors import UsageError
+from msrnn_bench.multistate.support import sliding_window
 
 BLOCK = 1024  # rows of a mask that are looked at together
 
@@ -53,6 +54,28 @@ def check_positions(positions: Tensor | None, padding: Tensor | None, seen: list
                 f"position_ids begin at {position} where the states have read {due} tokens: give generate the whole text so far, "
                 "the new part behind it; without states to go on from a text begins at 0"
             )
+
+
+def check_window(config: Any, end: int) -> None:
+    """Refuse a call that ends beyond the model's own window: its attention would not be the whole text's."""
+    window = sliding_window(config)
+    if window is not None and end > window:
+        raise UsageError(
+            f"the model's own sliding window of {window} tokens would bind at {end} tokens; "
+            f"stay within {window} tokens (set context={window} or less)"
+        )
+
+
+def placed(model: str, positions: Tensor, padding: Tensor | None, seen: int, *, named: bool) -> dict[str, Tensor]:
+    """What hands over each row's true positions [B, T]; a model whose forward names none counts columns, which must then be the
+    same."""
+    if named:
+        return {"position_ids": positions}
+    columns = seen + torch.arange(positions.shape[1], device=positions.device)
+    differs = (positions != columns) if padding is None else (positions != columns) & padding
+    if bool(differs.any()):
+        raise UsageError(f"{model} takes no position_ids and counts padding as text: pad on the right, or read rows one by one")
+    return {}
 
 
 def own_mask(

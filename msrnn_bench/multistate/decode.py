@@ -44,9 +44,7 @@ def decode(q: Tensor, k: Tensor, v: Tensor, rule: Rule, state: State, scale: flo
     )  # fmt: skip
     if not ranked:
         raise UsageError(NAN)
-    state.alive, state.seen = alive.tolist(), [n + 1 for n in state.seen]
-    state.largest = [max(a, b) for a, b in zip(state.largest, state.alive, strict=True)]
-    state.trace = None
+    state.step(rule.state_size)
     state.note_deaths(victims[..., None])
     return out.to(q.dtype), state
 

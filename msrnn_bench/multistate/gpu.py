@@ -4,8 +4,8 @@ user's own score could be NaN and where `random` sends the keys of its draws."""
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache, wraps
 from importlib.util import find_spec
 from typing import Any
@@ -22,6 +22,9 @@ from msrnn_bench.policies import Rule
 # The assembler spills to have more programs at a time, of which there are never many.
 REGISTERS = {"maxnreg": 255}
 
+# By id of a State whose step is being recorded: the tensor that has its clock at every replay; see graph.py.
+_recorded: dict[int, Tensor] = {}
+
 
 def usable(device: torch.device, rule: Rule) -> bool:
     """Whether the kernels can do it there: they know the policy, Triton is installed, and the device is its, or its interpreter
@@ -33,6 +36,17 @@ def usable(device: torch.device, rule: Rule) -> bool:
 def interpreted() -> bool:
     """Whether Triton's interpreter was asked for, which runs the kernels on a CPU, slowly: for tests."""
     return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@contextmanager
+def recording(clocks: dict[int, Tensor]) -> Iterator[None]:
+    """Inside, `decode` of these states (by id) reads what they hold and have seen from tensors [B, 2], and bakes in no number that
+    a later step would have otherwise."""
+    _recorded.update(clocks)
+    try:
+        yield
+    finally:
+        _recorded.clear()
 
 
 def _on_its_device(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,13 +96,15 @@ def decode(q: Tensor, k: Tensor, v: Tensor, rule: Rule, state: State, scale: flo
     """One token a row, rows of any fill: q [B, H, 1, D], k, v [B, G, 1, D] -> [B, H, 1, D], and the state, changed in place."""
     batch, heads, _, size = q.shape
     groups, most = k.shape[1], max(state.alive) + 1
+    if (recorded := _recorded.get(id(state))) is not None and rule.state_size is not None:
+        most = rule.state_size + 1  # as it will be, for the numbers of this step are those of every replay
     state.reserve(most, most=None if rule.state_size is None else rule.state_size + 1)
     assert state.keys is not None and state.values is not None
     deciders = state.positions.shape[1]
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     logits = torch.empty((batch, deciders, heads // deciders, 1, most), dtype=score_dtype(q.dtype), device=q.device)
     tops, sums = logits.new_empty(logits.shape[:-1]), logits.new_empty(logits.shape[:-1], dtype=torch.float64)
-    clock = _clock(tuple(state.alive), tuple(state.seen), q.device)
+    clock = _clock(tuple(state.alive), tuple(state.seen), q.device) if recorded is None else recorded
     out = torch.empty_like(q)
     _kernels().attend[batch, groups](
         q, k, v, state.keys, state.values, state.positions, state.scores, logits, tops, sums, out, clock, most, scale,
@@ -100,10 +116,7 @@ def decode(q: Tensor, k: Tensor, v: Tensor, rule: Rule, state: State, scale: flo
     counts = (state.evictions, state.first_eviction)
     _, _, moves = _walk(logits, tops, sums, logits.new_empty(1), clock, state, victims, rule, state.seen, False, *counts)
     compact(state.keys, state.values, state, moves)
-    room = most if rule.state_size is None else rule.state_size
-    state.alive, state.seen = [min(n + 1, room) for n in state.alive], [n + 1 for n in state.seen]
-    state.largest = [max(a, b) for a, b in zip(state.largest, state.alive, strict=True)]
-    state.trace = None
+    state.step(rule.state_size)
     state.note_deaths(victims)
     return out, state
 

@@ -3,9 +3,10 @@ inside, its attention is ours (through the library's attention interface) and so
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,14 +18,15 @@ from transformers.cache_utils import Cache
 
 from msrnn_bench.errors import UsageError
 from msrnn_bench.multistate.cache import LayerReport, MultiState
-from msrnn_bench.multistate.calls import check_positions, marks, own_mask, real_tokens
+from msrnn_bench.multistate.calls import check_positions, check_window, marks, own_mask, placed, real_tokens
+from msrnn_bench.multistate.graph import Graphs
 from msrnn_bench.multistate.naming import NAMES, cache_name, given_cache
 from msrnn_bench.multistate.oneshot import oneshot
 from msrnn_bench.multistate.positions import Rotation
 from msrnn_bench.multistate.recurrence import recurrence
 from msrnn_bench.multistate.rotation import check_rotation, forget_lengths, stretches
 from msrnn_bench.multistate.scan import scan
-from msrnn_bench.multistate.support import NAME, check_supported, sliding_window
+from msrnn_bench.multistate.support import NAME, check_supported
 from msrnn_bench.multistate.verdict import Verdict
 from msrnn_bench.policies import Policy, Rule
 
@@ -42,7 +44,7 @@ class Session:
     def __init__(
         self, model: PreTrainedModel, policy: Policy, rules: list[Rule], engine: str, prefill: str,
         documents: Sequence[int] | None, guard: Callable[[PreTrainedModel], Verdict] | None = None, deaths: bool = False,
-        rotations: Callable[[PreTrainedModel], list[Rotation]] | None = None,
+        rotations: Callable[[PreTrainedModel], list[Rotation]] | None = None, graph: bool = False,
     ) -> None:  # fmt: skip
         self.model, self.policy, self.rules, self.prefill = model, policy, rules, prefill
         self.engine = ENGINES[engine]
@@ -53,13 +55,14 @@ class Session:
         self._guard, self.verdict = guard, Verdict(record={"verified": "off"})
         self._find, self._rotations = rotations, list[Rotation]()
         self._marks = marks(model)
-        self._running = False
+        self._running: dict[int, MultiState] = {}  # by thread: the states of the call that it is in
+        self._graphs = Graphs(rules, self._run) if graph else None
         self._no_grad = torch.no_grad()
-        self._thread = 0
+        self._threads: set[int] = set()
 
     def __enter__(self) -> Session:
         other = _sessions.get(self.model)
-        if other is not None and other._thread != threading.get_ident():
+        if other is not None and threading.get_ident() not in other._threads:
             raise UsageError("the model is bounded in another thread: one thread at a time, or load a second model")
         check_supported(self.model)
         if self._guard is not None:
@@ -67,7 +70,7 @@ class Session:
             self.verdict.check(type(self.model).__name__, 1)
         if self._find is not None:
             self._rotations = self._find(self.model)
-        self._thread = threading.get_ident()
+        self._threads = {threading.get_ident()}
         configs = {id(m.config): m.config for m in self.model.modules() if isinstance(m, PreTrainedModel)}
         self._before = [(c, c._attn_implementation) for c in configs.values()]
         try:
@@ -77,6 +80,8 @@ class Session:
                     f"{type(self.model).__name__} does not use transformers' attention interface, "
                     "so its attention cannot be bounded; take a model that does (Llama, Mistral, GPT-2, Qwen, ...)"
                 )
+            if self._graphs is not None:
+                self._graphs.cover(self.model, self._last, placed=self._find is None)
             for module in self.model.modules():
                 _sessions[module] = self
             self._hooks = [
@@ -89,6 +94,15 @@ class Session:
         self._no_grad.__enter__()
         return self
 
+    def _run(self, forward: Callable[..., Any], call: dict[str, Any], states: MultiState) -> Any:
+        """`forward` on these states, within a call."""
+        thread = threading.get_ident()
+        outer, self._running[thread] = self._running[thread], states
+        try:
+            return forward(**{**call, self._cache: states})
+        finally:
+            self._running[thread] = outer
+
     def __exit__(self, *_: object) -> None:
         self._no_grad.__exit__(None, None, None)
         self._restore()
@@ -96,6 +110,8 @@ class Session:
     def _restore(self) -> None:
         for hook in getattr(self, "_hooks", []):
             hook.remove()
+        if self._graphs is not None:
+            self._graphs.uncover(self.model)
         for config, implementation in self._before:
             config._attn_implementation_internal = implementation
         for module in self.model.modules():
@@ -124,6 +140,11 @@ class Session:
         """What the guard has checked of this model, and how; `{"verified": "off"}` under verify=False."""
         return self.verdict.record
 
+    @property
+    def graph_refused(self) -> str | None:
+        """Why steps are not sent as graphs although that was asked for."""
+        return None if self._graphs is None else self._graphs.refused
+
     def fork(self, rows: int = 1) -> MultiState:
         """A copy of the states to go on from: `model(ids, cache=states.fork())` (`past_key_values=`
         before transformers 5.24); each row `rows` times. One fork is gone on from once; each continuation has its own."""
@@ -134,12 +155,26 @@ class Session:
             raise UsageError("no call yet: run the model inside the with block first")
         return self.current
 
+    def fresh(self) -> MultiState:
+        """Empty states."""
+        return MultiState(self.rules, self.documents, self._deaths)
+
+    @contextlib.contextmanager
+    def in_this_thread(self) -> Iterator[None]:
+        """Inside, this thread may call the model too."""
+        thread = threading.get_ident()
+        self._threads.add(thread)
+        try:
+            yield
+        finally:
+            self._threads.discard(thread)
+
     # -- hooks --
 
     @disable
     def _before_call(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
         """Give the call our states in the place of the library's cache; refuse what would be measured wrongly."""
-        if threading.get_ident() != self._thread:
+        if threading.get_ident() not in self._threads:
             raise UsageError(
                 "the model is called by another thread than the one that opened the with bounded(...) block: "
                 "open the block in the thread that calls, one thread at a time"
@@ -155,7 +190,7 @@ class Session:
         states = self._states_for(given_cache(call))
         batch, new = inputs.shape[:2]
         seen, mask = states.get_seq_length(), call.get("attention_mask")
-        self._check_window(seen + new)
+        check_window(self.model.config, seen + new)
         states.begin(batch, new, real_tokens(mask, seen, new))
         if call.get("input_ids") is not None:
             states.watch(call["input_ids"], *self._marks)
@@ -164,19 +199,12 @@ class Session:
         check_positions(call.get("position_ids"), states.padding, states.layers_[0].seen)
         self._check_reading(states, seen, new, placed=call.get("position_ids") is not None or self._find is not None)
         if call.get("position_ids") is None and (positions := states.true_positions(inputs.device)) is not None:
-            self._place(call, positions, states, seen)
+            named = "position_ids" in self._signature.parameters
+            call |= placed(type(self.model).__name__, positions, states.padding, seen, named=named)
         if self._find is not None:  # unrotated, whatever the position; states.layers_ know the true ones
             call["position_ids"] = torch.zeros(batch, new, dtype=torch.int64, device=inputs.device)
-        self.current, self._running = states, True
+        self.current = self._running[threading.get_ident()] = states
         return (), {**call, self._cache: states, "use_cache": True}
-
-    def _check_window(self, end: int) -> None:
-        window = sliding_window(self.model.config)
-        if window is not None and end > window:
-            raise UsageError(
-                f"the model's own sliding window of {window} tokens would bind at {end} tokens; "
-                f"stay within {window} tokens (set context={window} or less)"
-            )
 
     def _check_reading(self, states: MultiState, seen: int, new: int, *, placed: bool) -> None:
         """Refuse what the guard found this kind of model to do otherwise than in one whole call, and rotations that would."""
@@ -190,19 +218,6 @@ class Session:
             if not seen:
                 forget_lengths(self.model)
 
-    def _place(self, call: dict[str, Any], positions: Tensor, states: MultiState, seen: int) -> None:
-        """Hand over each row's true positions; a model that takes none counts columns, which must then be the same."""
-        if "position_ids" in self._signature.parameters:
-            call["position_ids"] = positions
-            return
-        columns = seen + torch.arange(positions.shape[1], device=positions.device)
-        differs = (positions != columns) if states.padding is None else (positions != columns) & states.padding
-        if bool(differs.any()):
-            raise UsageError(
-                f"{type(self.model).__name__} takes no position_ids and counts padding as text: pad on the right, or read rows "
-                "one by one"
-            )
-
     def _states_for(self, cache: Any) -> MultiState:
         if isinstance(cache, MultiState):
             if cache.rules is not self.rules:
@@ -212,22 +227,21 @@ class Session:
             return self._last()
         if cache is not None and not (isinstance(cache, Cache) and cache.get_seq_length() == 0):
             raise UsageError(f"{self._cache} holds another cache's tokens; start without it, or go on from states.fork()")
-        return MultiState(self.rules, self.documents, self._deaths)
+        return self.fresh()
 
     @disable
     def _after_call(self, _: nn.Module, __: Any, output: Any) -> None:
-        running, self._running = self._running, False
-        if running and output is not None:  # None where the call failed
-            assert self.current is not None
-            self.current.check_all_layers_ran(type(self.model).__name__)
+        states = self._running.pop(threading.get_ident(), None)
+        if states is not None and output is not None:  # None where the call failed
+            states.check_all_layers_ran(type(self.model).__name__)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
         """One layer's attention [B, H, T, D] over its states, which it updates."""
-        if not self._running:
+        states = self._running.get(threading.get_ident())
+        if states is None:
             raise UsageError(
                 "a part of the model, or model.forward, was called directly, past what gives it states: call model(...) itself"
             )
-        states = self._last()
         if layer >= len(self.rules):
             raise UsageError(f"this model's layer {layer} is not one of its {len(self.rules)}, so it cannot be bounded")
         rule, state = self.rules[layer], states.layers_[layer]
@@ -239,6 +253,7 @@ class Session:
             out, states.layers_[layer] = oneshot(self.engine, q, k, v, state=state, **options)
         else:
             out, states.layers_[layer] = self.engine(q, k, v, state=state, **options)
+        states.passed(layer)
         return out
 
 

@@ -88,6 +88,13 @@ class State:
         """Per row, the positions [P, alive] alive now, sorted."""
         return [self.positions[b, :, :n].sort(dim=-1).values for b, n in enumerate(self.alive)]
 
+    def step(self, size: int | None) -> None:
+        """One token more was read in every row, and of more than `size` states one left."""
+        self.seen = [n + 1 for n in self.seen]
+        self.alive = [n + 1 if size is None else min(n + 1, size) for n in self.alive]
+        self.largest = [max(a, b) for a, b in zip(self.largest, self.alive, strict=True)]
+        self.trace = None
+
     def count_evictions(self, victims: Tensor) -> None:
         """Take note of who left: `victims` [B, P, T] are positions, -1 where nobody did; T the newest steps."""
         left = victims >= 0

@@ -24,6 +24,8 @@ SPEED = {
     "batch",
     "batch_size",
     "chunk",
+    "graph",
+    "streams",
     "results_dir",
     "force",
     "retry",
@@ -52,16 +54,17 @@ class Parts:
 def settings(parts: Parts, config: DictConfig) -> dict[str, Any]:
     """What the cell's id is a hash of."""
     return {
-        "numerics": NUMERICS, "task": {"name": parts.task.name, **parts.task.settings(), **_place(parts.task, config.device)},
+        "numerics": NUMERICS, "task": {"name": parts.task.name, **parts.task.settings(), **_place(parts.task, config)},
         "policy": _policy(parts.policy, parts.rule), "model": parts.model.fingerprint(seed=config.seed),
         "dataset": parts.dataset.fingerprint(config.documents), "cache": parts.cache, "context": parts.context,
         "documents": config.documents, "tokens": config.tokens, **recorded(parts, config),
     }  # fmt: skip
 
 
-def _place(task: Any, device: str) -> dict[str, Any]:
-    """The machine, for a task that says that it is `timed`: its numbers are the machine's. Of no other task is it a part."""
-    return {"machine": hardware(device)} if getattr(task, "timed", False) else {}
+def _place(task: Any, config: DictConfig) -> dict[str, Any]:
+    """The machine, and a graph, for a task that says that it is `timed`: its numbers are theirs. Of no other task are they part."""
+    graph = {"graph": True} if config.graph else {}
+    return {"machine": hardware(config.device), **graph} if getattr(task, "timed", False) else {}
 
 
 def topline(settings: dict[str, Any]) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def _by_configuration(config: DictConfig, point: list[str], shared: dict[Any, An
         columns=columns, policy=policy, model=model, dataset=dataset, cache=None if policy.name == "full" else config.cache,
         context=context, documents=config.documents, tokens=config.tokens, seed=config.seed, dtype=config.dtype,
         device=config.device, engine=config.engine, prefill=config.prefill, positions=config.positions, progress=_Quiet(),
-        journal=folder, topline=folder,
+        journal=folder, topline=folder, graph=config.graph, streams=config.streams,
     )  # fmt: skip
     key = json.dumps(_science(OmegaConf.to_container(config, resolve=True)), sort_keys=True, default=str)
     known = ("recorded", folder)

@@ -27,6 +27,8 @@ class Settings:
     engine: Literal["scan", "recurrence"]
     prefill: Literal["stepwise", "oneshot"]
     positions: Literal["original", "compressed"]
+    graph: bool
+    streams: Literal[1, 2]
     keep_tokens: bool
     results_dir: Named
     workers: Count

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -20,6 +21,7 @@ from msrnn_bench.datasets.chunks import Chunk
 from msrnn_bench.job import Job, check_places
 from msrnn_bench.multistate.attention import Session, bounded
 from msrnn_bench.multistate.naming import carried
+from msrnn_bench.multistate.overlap import overlapped
 from msrnn_bench.multistate.rotation import piece_of
 from msrnn_bench.policies import Baseline, Full
 
@@ -58,7 +60,8 @@ def measure(
     numbers = [zlib.crc32(text.document.encode()) + text.index for text in texts]
     options: dict[str, Any] = {"engine": job.engine, "positions": job.positions, "documents": numbers}
     states = bounded(model, job.policy, job.cache, deaths=deaths, **options)
-    values = losses(model, ids, chunk, states, bounded(model, Full(), **options) if agreement else None, advance)
+    full = bounded(model, Full(), **options) if agreement else None
+    values = losses(model, ids, chunk, states, full, advance, job.streams)
     seconds = (time.perf_counter() - begin) / len(texts)
     found = [Measured({metric: rows[row] for metric, rows in values.items()}, seconds) for row in range(len(texts))]
     report(states, job, found)
@@ -75,35 +78,50 @@ def _baseline(model: Any, ids: Tensor, job: Job, advance: Callable[[int], None] 
 
 
 def losses(
-    model: Any, ids: Tensor, chunk: int, states: Session, full: Session | None, advance: Callable[[int], None] | None = None
-) -> dict[str, np.ndarray]:
+    model: Any, ids: Tensor, chunk: int, states: Session, full: Session | None, advance: Callable[[int], None] | None = None,
+    streams: int = 1,
+) -> dict[str, np.ndarray]:  # fmt: skip
     """Per target of ids [B, T], as [B, T - 1]: nll, and against the full model kl and top1_agreement. The state is carried from
     one forward pass to the next, so [T, vocabulary] never exists (but for models whose rotation needs the whole text at once).
-    `advance` is told how many tokens each pass has read."""
+    `advance` is told how many tokens each pass has read; with two `streams` two passes overlap (not beside the full model)."""
     batch, total = ids.shape
     chunk = piece_of(model.config, total, chunk)
     values = {"nll": np.empty((batch, total - 1))}
-    for at in range(0, total, chunk):
-        part = ids[:, at : at + chunk]
-        targets = ids[:, at + 1 : at + chunk + 1]
-        with states:
-            logits = model(part, **carried(model, states.current)).logits[:, : targets.shape[1]]
-        reference = None
-        if full is not None:
-            with full:
-                reference = model(part, **carried(model, full.current)).logits[:, : targets.shape[1]]
-        for row, first in product(range(batch), range(0, targets.shape[1], PIECE)):
-            here = (row, slice(first, first + PIECE))
-            found = {"nll": _nll(logits[here], targets[here])}
-            if reference is not None:
-                found |= _compare(logits[here], reference[here])
-            for metric, x in found.items():  # into arrays made before: small tensors kept among large ones pin the heap's pages
-                whole = values.setdefault(metric, np.empty((batch, total - 1)))
-                whole[row, at + first : at + first + len(x)] = x.double().cpu().numpy()
-        del logits, reference
-        if advance is not None:
-            advance(part.numel())
+    parts = ids.split(chunk, dim=1)
+    with closing(_passes(model, parts, states, full, streams)) as passes:
+        for part, at in zip(parts, range(0, total, chunk), strict=True):
+            logits, reference = next(passes)
+            targets = ids[:, at + 1 : at + chunk + 1]
+            for row, first in product(range(batch), range(0, targets.shape[1], PIECE)):
+                here = (row, slice(first, min(first + PIECE, targets.shape[1])))
+                found = {"nll": _nll(logits[here], targets[here])}
+                if reference is not None:
+                    found |= _compare(logits[here], reference[here])
+                for metric, x in found.items():  # into arrays made before: small tensors kept among large ones pin the heap's pages
+                    whole = values.setdefault(metric, np.empty((batch, total - 1)))
+                    whole[row, at + first : at + first + len(x)] = x.double().cpu().numpy()
+            del logits, reference
+            if advance is not None:
+                advance(part.numel())
     return values
+
+
+def _passes(
+    model: Any, parts: Sequence[Tensor], states: Session, full: Session | None, streams: int
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Logits [B, n, V] of each part [B, n], the states gone on, and those of the full model. Keeps none while it makes the next."""
+    if streams > 1 and full is None and len(parts) > 1:
+        with states:
+            yield from map(lambda logits: (logits, None), overlapped(model, states, parts))
+    else:
+        for part in parts:
+            yield _pass(model, states, part), None if full is None else _pass(model, full, part)
+
+
+def _pass(model: Any, session: Session, part: Tensor) -> Tensor:
+    with session:
+        logits: Tensor = model(part, **carried(model, session.current)).logits
+    return logits
 
 
 def _nll(logits: Tensor, targets: Tensor) -> Tensor:

@@ -147,7 +147,7 @@ def job_session(model: Any, job: Job, documents: Sequence[int] | None = None, *,
     policy = Full() if isinstance(job.policy, Baseline) else job.policy
     return bounded(
         model, policy, job.cache if job.policy.evicts else None, engine=job.engine, prefill=job.prefill,
-        positions=job.positions, documents=documents, deaths=deaths,
+        positions=job.positions, documents=documents, deaths=deaths, graph=job.graph,
     )  # fmt: skip
 
 

@@ -1,0 +1,95 @@
+"""Two chunks on their way at once (`streams=2`): the same numbers, really at once, and a failure ends both."""
+
+import threading
+import time
+from typing import Any
+
+import pytest
+import torch
+from conftest import tiny
+
+from msrnn_bench.errors import UsageError
+from msrnn_bench.multistate.attention import bounded
+from msrnn_bench.multistate.overlap import overlapped
+from msrnn_bench.policies import A2SF, H2O, Policy, Random, Tova, Window
+from msrnn_bench.tasks.reading.losses import losses
+
+POLICIES = [Tova(), Tova(per="head"), H2O(), A2SF(), Window(first=2), Random(seed=3)]
+
+
+def text(batch: int = 2, tokens: int = 90) -> torch.Tensor:
+    return torch.randint(3, 90, (batch, tokens), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: f"{policy.name}-{policy.per}")
+def test_the_same_to_the_last_bit(policy: Policy) -> None:
+    """Losses, states, their reports and steps of death; and the states can be gone on from."""
+    model, found = tiny("llama-gqa"), []
+    for streams in (1, 2):
+        states = bounded(model, policy, 12, deaths=True, documents=(4, 5), verify=False)
+        nll = losses(model, text(), 16, states, None, None, streams)["nll"]
+        with states:
+            after = model(text(tokens=3), cache=states.current).logits
+        found.append((nll, after, states.deaths, [[row.tolist() for row in one.kept] for one in states.layers]))
+    (nll, after, deaths, kept), (expected, later, steps, held) = found
+    assert (nll == expected).all() and torch.equal(after, later) and kept == held
+    assert all(torch.equal(a, b) for a, b in zip(deaths, steps, strict=True))
+
+
+def test_they_overlap_whoever_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk is in the first layer before the one before has left the last; never in a layer before it."""
+    model, seen = tiny("llama-gqa"), []
+    names = ["chunk_0", "chunk_1"]
+
+    def note(layer: int, slow: str) -> Any:
+        def hook(*_: Any) -> None:
+            seen.append((layer, threading.current_thread().name))
+            time.sleep(0.02 if threading.current_thread().name == slow else 0)
+
+        return hook
+
+    expected = losses(model, text(), 16, bounded(model, Tova(), 12, verify=False), None)["nll"]
+    for slow in names:
+        hooks = [layer.register_forward_hook(note(i, slow)) for i, layer in enumerate(model.model.layers)]
+        found = losses(model, text(), 16, bounded(model, Tova(), 12, verify=False), None, None, 2)["nll"]
+        for hook in hooks:
+            hook.remove()
+        assert (found == expected).all()
+    assert {name for _, name in seen} == set(names)
+    last = len(model.model.layers) - 1
+    assert any(a == (0, names[1]) and b == (last, names[0]) for a, b in zip(seen, seen[1:], strict=False))
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_failure_ends_both(layer: int) -> None:
+    model, calls = tiny("llama-gqa"), []
+
+    def fail(*_: Any) -> None:
+        calls.append(layer)
+        if len(calls) == 2:
+            raise ValueError("the second chunk")
+
+    hook = model.model.layers[layer].register_forward_hook(fail)
+    before = threading.active_count()
+    with pytest.raises(ValueError, match="the second chunk"):
+        losses(model, text(), 16, bounded(model, Tova(), 12, verify=False), None, None, 2)
+    hook.remove()
+    assert threading.active_count() == before
+    with bounded(model, Tova(), 12, verify=False):  # the model is as it was
+        model(text())
+
+
+def test_nobody_asks_any_more() -> None:
+    model, before = tiny("llama-gqa"), threading.active_count()
+    with bounded(model, Tova(), 12, verify=False) as states:
+        passes = overlapped(model, states, text().split(16, dim=1))
+        next(passes)
+        passes.close()
+    assert threading.active_count() == before
+
+
+def test_a_rotation_that_needs_the_whole_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llama-gqa")
+    monkeypatch.setattr("msrnn_bench.multistate.overlap.stretches", lambda config: ("dynamic", 16))
+    with bounded(model, Tova(), 12, verify=False) as states, pytest.raises(UsageError, match="take streams=1"):
+        next(overlapped(model, states, text().split(16, dim=1)))
