@@ -149,9 +149,7 @@ def decoding(bench: Bench, batch: int, cache: int, target: float | None = None, 
             "library_ms": 1e3 * statistics.median(slow for *_, slow in found), "predicted": predicted(bench, share)}  # fmt: skip
 
 
-def full_states(
-    bench: Bench, batch: int, k: int, steps: int, graph: bool = False
-) -> tuple[Session, Callable[[int, int], float]]:
+def full_states(bench: Bench, batch: int, k: int, steps: int, graph: bool = False) -> tuple[Session, Callable[[int, int], float]]:
     """tova's k states, and seconds of a token with them, a median: of so many from the i-th of `steps` on. The states are just
     full; where they stand in a text does not matter to what a token costs. The block is entered once, as when `generate`
     writes."""

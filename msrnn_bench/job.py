@@ -66,7 +66,8 @@ class Job:
     """`columns` are the row columns that are the same in all of the cell's rows; `cache` is None for the full model;
     `keep(name, array)`, where keep_tokens asks for it, and `store(name, array)`, always, put an array beside the rows.
     `journal` is the file of what a cell has done so far, `earlier` others of the same cell, `topline` that of the full model's
-    cell of the same settings; see journal.py. `graph` and `streams` are speed: see multistate/graph.py and overlap.py. `share` is (i, n) where n processes measure one cell's documents: see `mine`."""
+    cell of the same settings; see journal.py. `graph` and `streams` are speed: multistate/graph.py, overlap.py. `share` is
+    (i, n) where n processes measure one cell's documents: see `mine`."""
 
     columns: dict[str, Any]
     policy: Policy

@@ -272,8 +272,8 @@ def small(cls: Any = LlamaForCausalLM, layers: int = 1) -> Any:
     torch.manual_seed(3)
     made = cls(
         LlamaConfig(
-            vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=layers, num_attention_heads=2, num_key_value_heads=1,
-            max_position_embeddings=64, bos_token_id=None, eos_token_id=None,
+            vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=layers, num_attention_heads=2,
+            num_key_value_heads=1, max_position_embeddings=64, bos_token_id=None, eos_token_id=None,
         )
     )  # fmt: skip
     with torch.no_grad():

@@ -61,8 +61,7 @@ class _Kernels:
 
 
 def record(work: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-    """In the place of `graph.record`. A capture computes nothing, so the first replay finds done what was noted; the states are put
-    back between the two, and everything is done again."""
+    """In the place of `graph.record`. A capture computes nothing, this does; the states are put back before the first replay."""
     notes, kernels = _Notes(), gpu._kernels()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu, "_kernels", lambda: _Kernels(kernels, notes))

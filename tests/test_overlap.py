@@ -2,6 +2,7 @@
 
 import threading
 import time
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -57,7 +58,7 @@ def test_they_overlap_whoever_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (found == expected).all()
     assert {name for _, name in seen} == set(names)
     last = len(model.model.layers) - 1
-    assert any(a == (0, names[1]) and b == (last, names[0]) for a, b in zip(seen, seen[1:], strict=False))
+    assert any(a == (0, names[1]) and b == (last, names[0]) for a, b in pairwise(seen))
 
 
 @pytest.mark.parametrize("layer", [0, 1])

@@ -62,7 +62,10 @@ class Blind(Largest):
         return torch.zeros_like(previous)
 
 
-@pytest.mark.parametrize("policy", [Largest(), Largest("head"), Largest("head", first=1, recent=2), Blind(), Blind("head", first=2)])
+OWN = [Largest(), Largest("head"), Largest("head", first=1, recent=2), Blind(), Blind("head", first=2)]
+
+
+@pytest.mark.parametrize("policy", OWN)
 @pytest.mark.parametrize("pieces", [[40], [7, 1, 1, 31]])
 def test_it_is_the_recurrence(policy: Policy, pieces: list[int]) -> None:
     draw = torch.Generator().manual_seed(3)

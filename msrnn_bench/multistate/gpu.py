@@ -40,8 +40,8 @@ def interpreted() -> bool:
 
 @contextmanager
 def recording(clocks: dict[int, Tensor]) -> Iterator[None]:
-    """Inside, `decode` of these states (by id) reads what they hold and have seen from tensors [B, 2], and bakes in no number that
-    a later step would have otherwise."""
+    """Inside, `decode` of these states (by id) reads what they hold and have seen from tensors [B, 2], and bakes in no
+    number that a later step would have otherwise."""
     _recorded.update(clocks)
     try:
         yield

@@ -91,7 +91,7 @@ class Graphs:
         def forward(**call: Any) -> Any:
             return self(plain, call, current())
 
-        model.forward = self._cover = forward  # type: ignore[method-assign]
+        model.forward = self._cover = forward
 
     def uncover(self, model: nn.Module) -> None:
         """At its end."""
@@ -126,14 +126,14 @@ class Graphs:
         liar.columns = [n + LIE for n in liar.columns]
         try:
             if not _same(wanted, self._run(forward, call, liar)):
-                raise _Unfit("its forward depends on how many tokens its cache has seen, apart from their positions")
+                raise _UnfitError("its forward depends on how many tokens its cache has seen, apart from their positions")
             graph = _Graph(self.rules, lambda given: self._run(forward, given, states), call, states)
             found = graph.replay(call, states)
             if not (_same(wanted, found) and _alike(plain, states)):
-                raise _Unfit("a replayed step is not the plain one; please report it, with the model's name")
+                raise _UnfitError("a replayed step is not the plain one; please report it, with the model's name")
             self._known[key] = graph
             return found
-        except _Unfit as error:
+        except _UnfitError as error:
             self.refuse(str(error))
         except (RuntimeError, ValueError, TypeError) as error:  # what a model does may be nothing that can be recorded
             self.refuse(f"it cannot be recorded: {one_line(error)}")
@@ -141,7 +141,7 @@ class Graphs:
         return type(wanted)(**{name: states if name in NAMES else x for name, x in wanted.items()})
 
 
-class _Unfit(Exception):
+class _UnfitError(Exception):
     pass
 
 
@@ -168,7 +168,7 @@ class _Graph:
         if not isinstance(self._output, Mapping) or not all(
             x is None or isinstance(x, Tensor | MultiState) for x in self._output.values()
         ):
-            raise _Unfit("its output has more than tensors")
+            raise _UnfitError("its output has more than tensors")
         _restore(states, before)
 
     def replay(self, call: dict[str, Any], states: MultiState) -> Any:

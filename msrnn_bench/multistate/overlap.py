@@ -26,7 +26,7 @@ from msrnn_bench.multistate.rotation import stretches
 from msrnn_bench.multistate.session import Session
 
 
-class _Stopped(Exception):
+class _StoppedError(Exception):
     """The chunk before failed, or nobody asks any more."""
 
 
@@ -47,7 +47,7 @@ class Turn(MultiState):
         if before is not None:
             before._left[layer].wait()
         if self._stopped or (before is not None and before._stopped):
-            raise _Stopped
+            raise _StoppedError
         if before is not None and before._marks[layer] is not None:
             _receive(self.layers_[layer], before._marks[layer])
 
@@ -95,7 +95,7 @@ def _check(model: PreTrainedModel) -> torch.device:
     if len(devices) > 1:
         raise UsageError("streams=2 needs the whole model on one device; take streams=1, or no model.device_map")
     if stretches(model.config) is not None:
-        raise UsageError("streams=2: this model's rotation depends on the text's length, so its chunks cannot overlap; take streams=1")
+        raise UsageError("this model's rotation depends on the text's length, so its chunks cannot overlap: take streams=1")
     return devices.pop()
 
 

@@ -134,11 +134,10 @@ class Listener(Session):
         return dict(sorted(self.seen.items())), self.calls
 
     def _before_call(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        self._running = True
         return args, kwargs
 
     def _after_call(self, _: nn.Module, __: Any, ___: Any) -> None:
-        self._running = False
+        pass
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
         self.seen[layer] = q[:, :, 0].clone(), k[:, :, 0].clone(), v[:, :, 0].clone()

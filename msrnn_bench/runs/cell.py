@@ -97,7 +97,8 @@ def prepare(config: DictConfig, overrides: list[str], progress: Progress, shared
     job = Job(
         columns=columns(parts, config) | {"cell": identifier}, policy=policy, model=model, dataset=dataset, cache=parts.cache,
         context=context, documents=config.documents, tokens=config.tokens, device=config.device, **recorded(parts, config),
-        graph=config.graph, streams=config.streams, progress=progress, shared=shared, journal=Cell(folder, task.name, "", identifier).journal,
+        graph=config.graph, streams=config.streams, progress=progress, shared=shared,
+        journal=Cell(folder, task.name, "", identifier).journal,
         topline=Cell(folder, task.name, "", cell_id(topline(known))).journal,
     )  # fmt: skip
     if config.keep_tokens and not getattr(task, "keeps_tokens", False):

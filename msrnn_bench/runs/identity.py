@@ -62,7 +62,7 @@ def settings(parts: Parts, config: DictConfig) -> dict[str, Any]:
 
 
 def _place(task: Any, config: DictConfig) -> dict[str, Any]:
-    """The machine, and a graph, for a task that says that it is `timed`: its numbers are theirs. Of no other task are they part."""
+    """The machine, and a graph, for a task that says that it is `timed`: its numbers are theirs. Of others they are no part."""
     graph = {"graph": True} if config.graph else {}
     return {"machine": hardware(config.device), **graph} if getattr(task, "timed", False) else {}
 

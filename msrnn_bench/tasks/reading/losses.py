@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import product
@@ -97,7 +97,7 @@ def losses(
                 found = {"nll": _nll(logits[here], targets[here])}
                 if reference is not None:
                     found |= _compare(logits[here], reference[here])
-                for metric, x in found.items():  # into arrays made before: small tensors kept among large ones pin the heap's pages
+                for metric, x in found.items():  # into arrays made before: small tensors among large ones pin the heap's pages
                     whole = values.setdefault(metric, np.empty((batch, total - 1)))
                     whole[row, at + first : at + first + len(x)] = x.double().cpu().numpy()
             del logits, reference
@@ -108,8 +108,8 @@ def losses(
 
 def _passes(
     model: Any, parts: Sequence[Tensor], states: Session, full: Session | None, streams: int
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Logits [B, n, V] of each part [B, n], the states gone on, and those of the full model. Keeps none while it makes the next."""
+) -> Generator[tuple[Tensor, Tensor | None]]:
+    """Logits [B, n, V] of each part [B, n], the states gone on, and those of the full model; none is kept for the next."""
     if streams > 1 and full is None and len(parts) > 1:
         with states:
             yield from map(lambda logits: (logits, None), overlapped(model, states, parts))
