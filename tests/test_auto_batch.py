@@ -10,6 +10,7 @@ from transformers import GPT2Config, LlamaConfig
 
 import msrnn_bench as mb
 from msrnn_bench.tasks.cost.batch import chosen, fitting
+from msrnn_bench.tasks.cost.memory import left
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,14 @@ def test_what_fits_is_a_matter_of_arithmetic(config, states, full, per_row):
 def test_a_configuration_that_does_not_tell_is_read_row_by_row():
     config = SimpleNamespace(get_text_config=lambda decoder: SimpleNamespace(hidden_size=64))
     assert fitting(config, torch.float32, 10**15, states=64, tokens=64) == 1
+
+
+def test_what_torch_keeps_at_hand_is_free(monkeypatch):
+    """Else the second cell of a process would find the memory full that the first has done with."""
+    told = {"mem_get_info": (100, 1000), "memory_reserved": 700, "memory_allocated": 300}
+    for name, value in told.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert left(torch.device("cuda", 0)) == 100 + 700 - 300
 
 
 @pytest.fixture
