@@ -109,6 +109,7 @@ VALUES: dict[str, tuple[list[str], str, str]] = {
 OTHERWISE = {  # for a task alone
     ("squality", "dataset.path"): ("questions.jsonl", "asked.jsonl"), ("qasper", "dataset.path"): ("paper.jsonl", "papers.jsonl"),
     **{(task, "context"): ("512", "500") for task in ("squality", "qasper", "retrieval", "lm_eval", "stories")},
+    **{(task, "task.batch"): ("auto", "8") for task in ("perplexity", "retention", "extrapolation")},
 }  # fmt: skip
 ONE_VALUE = {  # others are refused
     *((task, "prefill") for task in ("perplexity", "retention", "extrapolation", "efficiency", "equivalence")),

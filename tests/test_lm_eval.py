@@ -234,8 +234,10 @@ def test_what_the_states_did_is_checked_and_told():
 
 
 @pytest.mark.parametrize("policy", ["full", "tova", "h2o"])
-def test_generation_is_bounded_and_batches_do_not_matter(policy):
+@pytest.mark.parametrize("together", [None, True])
+def test_generation_is_bounded_and_batches_do_not_matter(policy, together):
     lm = model(policy, 16, batch_size=3)
+    lm.together = together
     texts = ["Once upon a time", "The dog ran and ran until the sun went down and it was dark. Then he", "Tim had a"]
     options = {"until": ["\n"], "max_gen_toks": 24, "do_sample": False}
     found = lm.generate_until(ask("generate_until", *[(text, options) for text in texts]))
@@ -252,7 +254,10 @@ def test_what_the_random_policy_draws_by_goes_with_the_row():
     texts = ["Once upon a time there was a dog and a cat and a red ball", "The dog ran and ran until", "T"]
     asked = ask("generate_until", *[(text, {"until": [], "max_gen_toks": 16, "do_sample": False}) for text in texts])
     alone = model("random", 12).generate_until(asked)
-    assert model("random", 12, batch_size=2).generate_until(asked) == alone
+    for together in (None, True):
+        lm = model("random", 12, batch_size=2)
+        lm.together = together
+        assert lm.generate_until(asked) == alone
     assert len(set(alone)) == 3 and alone != model("full").generate_until(asked)
 
 
@@ -269,8 +274,13 @@ def test_prompts_are_read_one_by_one_and_answered_together():
         lambda _, args, named: shapes.append(tuple((*args, *named.values())[0].shape)), with_kwargs=True
     ):
         lm.generate_until(ask("generate_until", *asked))
-    read = [len(lm.tok_encode(text)) - 1 for text, _ in asked]
-    assert shapes == [*((1, tokens) for tokens in read), *[(2, 1)] * 4]
+        one_by_one = shapes[:]
+        shapes.clear()
+        lm.together = True
+        lm.generate_until(ask("generate_until", *asked))
+    long, short = (len(lm.tok_encode(text)) - 1 for text, _ in asked)
+    assert one_by_one == [(1, long), (1, short), *[(2, 1)] * 4]
+    assert shapes == [(2, short), (1, long - short), *[(2, 1)] * 4], "as on CUDA"
 
 
 def test_until_and_options_are_heeded():

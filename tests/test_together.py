@@ -24,6 +24,7 @@ from msrnn_bench.runs.execute import execute
 from msrnn_bench.runs.measure import measure, why
 from msrnn_bench.runs.progress import CellProgress
 from msrnn_bench.runs.shards import expand
+from msrnn_bench.tasks import extrapolation, perplexity
 from msrnn_bench.tasks.extrapolation import Extrapolation
 from msrnn_bench.tasks.perplexity import Perplexity, inputs
 from msrnn_bench.tasks.reading import losses as reading
@@ -288,12 +289,12 @@ def test_the_seconds_of_a_batch_are_shared(texts, tmp_path):
     ("value", "shown"), [(0, "0"), (-2, "-2"), (2.5, "2.5"), (None, "null"), ("many", "many"), (True, "true")]
 )
 def test_a_batch_of_nothing_is_refused(task, value, shown):
-    with pytest.raises(UsageError, match=f"^task.batch={shown} must be a whole number of 1 or more$"):
+    with pytest.raises(UsageError, match=f"^task.batch={shown} must be a whole number of 1 or more or auto$"):
         task(batch=value)
 
 
 def test_it_is_refused_before_anything_is_read(texts, tmp_path):
-    with pytest.raises(UsageError, match=r"^task.batch=0 must be a whole number of 1 or more$"):
+    with pytest.raises(UsageError, match=r"^task.batch=0 must be a whole number of 1 or more or auto$"):
         cell(texts, tmp_path, batch=0)
 
 
@@ -302,6 +303,7 @@ def test_a_dry_run_knows_of_the_rows(texts, tmp_path):
     work = Perplexity(chunk=24, batch=3).work(job)
     assert (work.rows, work.logits) == (3, 72)
     assert Perplexity(chunk=24, batch=50).work(job).rows == 5, "no more than there are chunks"
+    assert Perplexity(chunk=24).work(job).rows == 1, "auto is a matter of the machine's memory: at least"
     work = Perplexity(batch=3).work(replace(job, policy=mb.Baseline()))
     assert (work.rows, work.logits) == (1, CONTEXT)
 
@@ -314,3 +316,36 @@ def test_a_batch_that_does_not_fit_names_the_setting(texts, tmp_path, monkeypatc
     with pytest.raises(torch.OutOfMemoryError) as error:
         execute(cell(texts, tmp_path, batch=8))
     assert "task.batch=1" in why(error.value) and LESS_MEMORY in why(error.value)
+
+
+# -- auto
+
+
+def test_auto_is_one_on_a_cpu_to_the_last_bit(texts, tmp_path, calls, caplog):
+    for task, kind, more in (("perplexity", Perplexity, ()), ("extrapolation", Extrapolation, ("context=null", "tokens=60"))):
+        options = {"every": 16, "least": 30} if kind is Extrapolation else {}
+        assert kind().batch == "auto" == cell(texts, tmp_path, *more, task=task, batch="auto").task.batch
+        one, auto = (
+            measured(texts, tmp_path / f"{task}{batch}", kind(batch=batch, **options), "random", *more, task=task)
+            for batch in (1, "auto")
+        )
+        pd.testing.assert_frame_equal(one[0], auto[0], check_exact=True)
+        assert all((one[1][name] == auto[1][name]).all() for name in one[1])
+    assert set(calls) == {1} and "task.batch" not in caplog.text
+
+
+@pytest.mark.parametrize("task", ["perplexity", "retention", "extrapolation"])
+def test_what_was_chosen_is_what_is_read(texts, tmp_path, monkeypatch, calls, task):
+    more = ("context=null", "tokens=60", "task.every=16", "task.least=30") if task == "extrapolation" else ()
+    more = ("task.classes=[char]",) if task == "retention" else more
+    module = extrapolation if task == "extrapolation" else perplexity
+    wanted = cell(texts, tmp_path / "one", *more, task=task, batch=3)
+    execute(wanted)
+    shapes = [*calls]
+    calls.clear()
+    monkeypatch.setattr(module, "chosen", lambda batch, *_, **__: 3 if batch == "auto" else batch)
+    auto = cell(texts, tmp_path / "auto", *more, task=task, batch="auto")
+    execute(auto)
+    assert calls == shapes and max(shapes) > 1 and auto.cell.id == wanted.cell.id
+    one, other = (pd.read_csv(made.cell.csv).drop(columns=TIMINGS) for made in (wanted, auto))
+    pd.testing.assert_frame_equal(one, other, check_exact=True)

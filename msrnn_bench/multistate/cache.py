@@ -155,6 +155,19 @@ class MultiState(Cache):
         other.columns = [max(columns) for columns in zip(*(part.columns for part in parts), strict=True)]
         return other
 
+    def row(self, number: int) -> MultiState:
+        """A copy of one row of the batch, that goes its own way."""
+        other = MultiState(self.rules, None)
+        other.layers_, other.columns = [state.select([number]) for state in self.layers_], list(self.columns)
+        return other
+
+    def keep(self, rows: list[int]) -> None:
+        """Go on with these rows of the batch, in this order, repeats allowed, while prompts are read: an end mark in one ends
+        nothing. Layer by layer: there is never room for two of all."""
+        for layer, state in enumerate(self.layers_):
+            self.layers_[layer] = state.select(rows)
+        self._ended, self._spoilt = [], []
+
     # -- the library's side --
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:

@@ -28,6 +28,7 @@ from msrnn_bench.multistate.support import sliding_window
 from msrnn_bench.policies import Baseline, Full
 from msrnn_bench.results.cells import Row
 from msrnn_bench.results.journal import Journal
+from msrnn_bench.tasks.cost.batch import Batch, chosen, planned
 from msrnn_bench.tasks.cost.memory import peak_bytes
 
 if TYPE_CHECKING:
@@ -40,12 +41,12 @@ log = logging.getLogger(__name__)
 class Extrapolation:
     """`every`: tokens of position a row; `least`: tokens that a document must have (null: all that are read of each);
     `chunk`: tokens of each row a forward pass, `batch`: rows, each a document of the same length (speed and memory; a result only
-    as far as a batch changes the last bits of a sum)."""
+    as far as a batch changes the last bits of a sum), auto: see cost/batch.py."""
 
     every: Count = 1000
     least: Count | None = None
     chunk: Count = 1024
-    batch: Count = 1
+    batch: Batch = "auto"
 
     name = "extrapolation"
     template = None
@@ -105,7 +106,7 @@ class Extrapolation:
             return None
         if isinstance(job.policy, Baseline) and job.cache is not None:
             return Work(*found, logits=min(job.cache, job.context))
-        rows = max(1, min(self.batch, found[0] // job.context))
+        rows = max(1, min(planned(self.batch), found[0] // job.context))
         return Work(*found, rows=rows, logits=rows * min(self.chunk, job.context))
 
     def rows(self, job: Job) -> Iterator[Row]:
@@ -113,7 +114,8 @@ class Extrapolation:
         loaded, texts = self._inputs(job)
         journal = Journal(job.journal, job.earlier)
         columns = {**job.columns, "bos": texts[0].bos}
-        groups = together([[text] for text in texts], self.batch)
+        batch = chosen(self.batch, loaded.model, job, texts=len(texts), chunk=self.chunk)
+        groups = together([[text] for text in texts], batch)
         ours = [{n: texts[n] for n in group} for number, group in enumerate(groups) if job.mine(number)]
         job.progress.start(sum(len(text.ids) for group in ours for text in group.values()))
         for group in ours:

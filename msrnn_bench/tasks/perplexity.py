@@ -24,6 +24,7 @@ from msrnn_bench.multistate.rotation import piece_of
 from msrnn_bench.policies import Baseline, Full
 from msrnn_bench.results.cells import Row
 from msrnn_bench.results.journal import Journal, packed, unpacked
+from msrnn_bench.tasks.cost.batch import Batch, chosen, planned
 from msrnn_bench.tasks.cost.memory import peak_bytes
 
 if TYPE_CHECKING:
@@ -35,12 +36,12 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, kw_only=True)
 class Perplexity:
     """`buckets`: edges of the position buckets; `chunk`: tokens of each row a forward pass, `batch`: rows, each
-    a chunk of a document (speed and memory; a result only as far as a batch changes the last bits of a sum);
-    `agreement`: also KL divergence to and top-1 agreement with the full model."""
+    a chunk of a document (speed and memory; a result only as far as a batch changes the last bits of a sum), auto: see
+    cost/batch.py; `agreement`: also KL divergence to and top-1 agreement with the full model."""
 
     buckets: tuple[Count, ...] = field(default=(64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536))
     chunk: Count = 1024
-    batch: Count = 1
+    batch: Batch = "auto"
     agreement: bool = False
 
     name = "perplexity"
@@ -72,7 +73,7 @@ class Perplexity:
         if found is None:
             return None
         tokens, how = found
-        rows = max(1, min(self.batch, tokens // job.context))
+        rows = max(1, min(planned(self.batch), tokens // job.context))
         once = min(self.chunk, job.context) * rows
         if isinstance(job.policy, Baseline) and job.cache is not None:
             rows, once = 1, min(job.context, max(1, 4096 // job.cache) * job.cache)
@@ -90,11 +91,12 @@ class Perplexity:
         columns, journal = {**job.columns, "bos": pieces[0].bos}, Journal(job.journal, job.earlier)
         packs: dict[str, list[str]] = {"tokens": [], "arrays": []}
         documents = [list(group) for _, group in groupby(pieces, key=lambda piece: piece.document)]
-        groups = [{number: documents[number] for number in group} for group in together(documents, self.batch)]
+        batch = chosen(self.batch, loaded.model, job, texts=len(pieces), chunk=self.chunk, beside=self.agreement)
+        groups = [{number: documents[number] for number in group} for group in together(documents, batch)]
         ours = [group for number, group in enumerate(groups) if job.mine(number)]
         job.progress.start(sum(len(document) for group in ours for document in group.values()) * job.context)
         for group in ours:
-            for number, record in self._records(loaded, group, job, columns, journal):
+            for number, record in self._records(loaded, group, job, columns, journal, batch):
                 yield from _rows(columns, documents[number][0].document, record)
                 for kind, found in packs.items():
                     found += [record[kind]] if record[kind] else []
@@ -104,7 +106,7 @@ class Perplexity:
                 put(name, np.concatenate([part[name] for part in parts if name in part]))  # type: ignore[misc]
 
     def _records(
-        self, loaded: Loaded, group: dict[int, list[Chunk]], job: Job, columns: dict[str, Any], journal: Journal
+        self, loaded: Loaded, group: dict[int, list[Chunk]], job: Job, columns: dict[str, Any], journal: Journal, batch: int
     ) -> list[tuple[int, dict[str, Any]]]:
         """Of documents that are read together, by number: each one's rows, its tokens' losses where they are kept, its other
         arrays, of the journal or measured. Where one is missing all are read, for in another company the last bits would be
@@ -120,9 +122,9 @@ class Perplexity:
             job.progress.restored(len(pieces) * job.context)
             return list(known.items())
         measured: list[Measured] = []
-        for at in range(0, len(pieces), self.batch):
-            measured += self._measure(loaded, pieces[at : at + self.batch], job)
-            job.progress.advance(len(pieces[at : at + self.batch]) * job.context)
+        for at in range(0, len(pieces), batch):
+            measured += self._measure(loaded, pieces[at : at + batch], job)
+            job.progress.advance(len(pieces[at : at + batch]) * job.context)
         each = iter(measured)
         for number, document in group.items():
             found = list(islice(each, len(document)))

@@ -36,11 +36,12 @@ def shown(size: float) -> str:
 
 
 def left(device: torch.device) -> int:
-    """Bytes that the device, or for a CPU the machine, has free."""
+    """Bytes that the device, or for a CPU the machine, has free; on a device what torch keeps at hand is free too."""
     if device.type == "cuda":
         import torch
 
-        return int(torch.cuda.mem_get_info(device)[0])
+        at_hand = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + at_hand
     return int(psutil.virtual_memory().available)
 
 

@@ -36,9 +36,10 @@ from msrnn_bench.results.journal import Journal
 from msrnn_bench.tasks.lm_eval.context import quiet
 from msrnn_bench.tasks.lm_eval.doings import Doings
 from msrnn_bench.tasks.lm_eval.scoring import Scorer, Target, doings, session
-from msrnn_bench.tasks.writing.answers import check_states, end_marks, padded, read_on
+from msrnn_bench.tasks.writing.answers import check_states, end_marks, padded
 from msrnn_bench.tasks.writing.prompts import dated
 from msrnn_bench.tasks.writing.sampling import Chance, sampling_warpers
+from msrnn_bench.tasks.writing.staircase import read_apart, read_together, reads_together
 
 _TOLD = {field.name for field in fields(Doings)}
 
@@ -64,6 +65,8 @@ class BoundedLM(HFLM):
     baseline keeps the last k tokens of a request: where its document ends, which the paper cuts, lm-eval does not say.
     Answers go into the journal as they are made, and are taken from it.
     """
+
+    together: bool | None = None  # whether prompts are read together; None: on CUDA
 
     def __init__(
         self, loaded: Loaded, job: Job, *, batch_size: int, truncate: bool = False, journal: Journal | None = None
@@ -256,8 +259,8 @@ class BoundedLM(HFLM):
             return super()._model_call(inps, attn_mask, labels)
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **generation_kwargs: Any) -> Tensor:
-        """`generate`, over left-padded rows with a mask. Rows are read one by one, so that none reads padding, and
-        written together; but `generate` reads them itself under `oneshot`, in one piece, and where a row is one token."""
+        """`generate`, over left-padded rows with a mask. Rows are read without their padding (staircase.py) and written
+        together; but `generate` reads them itself under `oneshot`, in one piece, and where a row is one token."""
         given = generation_kwargs.get("attention_mask")
         real = torch.ones_like(context) if given is None else given
         rows = [tuple(row[mask.bool()].tolist()) for row, mask in zip(context, real, strict=True)]
@@ -269,12 +272,10 @@ class BoundedLM(HFLM):
 
     def _read(self, ours: Session, rows: list[tuple[int, ...]]) -> MultiState:
         """The states of all rows after all their tokens but the last."""
-        documents, states = ours.documents, []
+        documents, most = ours.documents, [row[:-1] for row in rows]
         assert documents is not None
-        for document, row in zip(documents, rows, strict=True):
-            ours.documents = (document,)
-            with ours:
-                states.append(read_on(self.model, row[:-1]))
+        read = read_together if reads_together(self.model, most, self.together) else read_apart
+        states = read(self.model, ours, most, documents)
         ours.documents = documents
         return MultiState.join(states)
 

@@ -8,7 +8,6 @@ nothing is shared. Knows no task.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,24 +21,24 @@ from msrnn_bench.job import Job, check_places
 from msrnn_bench.models.sources import Loaded
 from msrnn_bench.multistate.attention import Session, bounded
 from msrnn_bench.multistate.cache import LayerReport, MultiState
-from msrnn_bench.multistate.naming import cache_in, carried
-from msrnn_bench.multistate.rotation import piece_of
+from msrnn_bench.multistate.naming import carried
 from msrnn_bench.policies import Baseline, Full
 from msrnn_bench.tasks.writing.asked import Answer, Asked
-
-PIECE = 1024  # tokens a forward pass while a prompt is read; memory and speed, never the result
+from msrnn_bench.tasks.writing.staircase import read_on, read_together, reads_together
 
 
 @dataclass
 class Writer:
     """One loaded model under the job's policy. `new_tokens` at most are written, until an end mark or a text of `stop`
-    (which is cut off the answer); `deaths`: keep when each state left."""
+    (which is cut off the answer); `deaths`: keep when each state left; `together`: whether a batch's prompts are read
+    together (None: on CUDA)."""
 
     loaded: Loaded
     job: Job
     new_tokens: int
     stop: tuple[str, ...] = ()
     deaths: bool = False
+    together: bool | None = None
     _kept: list[tuple[list[int], MultiState]] = field(default_factory=list)  # states at earlier ends of reading
     _document: int | None = None
 
@@ -56,8 +55,15 @@ class Writer:
         return self._session.deaths
 
     def answers(self, asked: Sequence[Asked]) -> list[Answer]:
-        """Greedy. Prompts are read one by one and answered in one batch, for a decode step costs little more for eight
-        rows than for one; each gets what it gets alone, up to the last bits that a batch changes."""
+        """Greedy. Prompts are answered in one batch, for a decode step costs little more for eight rows than for one; they are
+        read one by one, or together on CUDA (staircase.py). Each gets what it gets alone, up to the last bits that a batch
+        changes. The seconds of writing are shared equally, those of reading together by the prompts' tokens."""
+        rows = [one.ids[:-1] for one in asked]
+        if self.job.prefill == "stepwise" and all(rows) and reads_together(self.loaded.model, rows, self.together):
+            begin = time.perf_counter()
+            joined = MultiState.join(self._read_together(asked))
+            rate = (time.perf_counter() - begin) / sum(map(len, rows))
+            return self._write(asked, joined, [], [rate * len(row) for row in rows])
         states, seconds = [], []
         for one in asked:
             begin = time.perf_counter()
@@ -94,6 +100,18 @@ class Writer:
                 done = min(one.read, len(most))
                 self._kept.append((most[:done], states.fork()))
             return read_on(self.loaded.model, most[done:], states) if most[done:] else states
+
+    def _read_together(self, asked: Sequence[Asked]) -> list[MultiState]:
+        """As `_read` of each in turn. A next batch may go on from what the last prompt shares, which is read as a row of its own
+        that ends there."""
+        rows, documents = [one.ids[:-1] for one in asked], [one.document for one in asked]
+        begun = (self._document, *self._kept[-1]) if self._kept and self._document is not None else None
+        if shared := rows[-1][: asked[-1].read]:
+            rows.append(shared)
+            documents.append(documents[-1])
+        states = read_together(self.loaded.model, self._session, rows, documents, begun)
+        self._kept, self._document = [(shared, states.pop())] if shared else [], documents[-1]
+        return states
 
     def _write(
         self, asked: Sequence[Asked], states: MultiState | None, processors: Sequence[LogitsProcessor], seconds: list[float]
@@ -149,18 +167,6 @@ def job_session(model: Any, job: Job, documents: Sequence[int] | None = None, *,
         model, policy, job.cache if job.policy.evicts else None, engine=job.engine, prefill=job.prefill,
         positions=job.positions, documents=documents, deaths=deaths, graph=job.graph,
     )  # fmt: skip
-
-
-def read_on(model: Any, ids: Sequence[int], states: MultiState | None = None) -> MultiState:
-    """Read one row of ids, at least one, within a session, a piece at a time; the logits, which nobody asked for, of one
-    token only."""
-    last: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-    width = piece_of(model.config, len(ids), PIECE)
-    for at in range(0, len(ids), width):
-        piece = torch.tensor([ids[at : at + width]], device=model.device)
-        states = cache_in(model(piece, **carried(model, states), **last))
-    assert states is not None
-    return states
 
 
 def padded(rows: Sequence[Sequence[int]], device: Any, *, left: bool, pad: int = 0) -> tuple[Tensor, Tensor]:
