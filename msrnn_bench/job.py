@@ -92,6 +92,7 @@ class Job:
     graph: bool = False
     streams: int = 1
     share: tuple[int, int] | None = None
+    notes: dict[str, Any] = field(default_factory=dict)  # how it was done, where the task had a choice: for the manifest
     shared: dict[Any, Any] = field(default_factory=dict)  # what the cells of one process need not make twice
 
     def mine(self, number: int) -> bool:

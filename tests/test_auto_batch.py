@@ -62,6 +62,7 @@ def test_on_cuda_memory_decides_and_a_line_says_so(card, caplog):
     assert chosen("auto", card, told, texts=30, chunk=1024) == 16
     assert "task.batch=auto is 16 here: 30 texts, 909 TiB free" in caplog.text
     assert chosen("auto", card, told, texts=3, chunk=1024) == 3, "no more than there are"
+    assert told.notes == {"batch": 3}, "the manifest says it"
     card.free[1] = 8 * 2**30
     assert chosen("auto", card, told, texts=30, chunk=1024) == 6, "of several devices the fullest decides"
     assert chosen("auto", card, replace(told, context=300), texts=30, chunk=1024) > 6

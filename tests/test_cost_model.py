@@ -267,7 +267,7 @@ def test_the_page_has_what_the_model_says():
     near, far = (model.plain_token(m, 4, cache, gpu).seconds for cache in (512, 4096))
     assert f"at {near / ours:.2f} of the speed" in section and f"{far / ours:.1f} times as fast as with one of 4,096" in section
     assert f"at {near / dear:.2f} where a Triton launch costs twice" in section
-    assert f"graph, which is not built, would go at {near / graph:.2f}" in section
+    assert f"graph (`graph=true`) would go at {near / graph:.2f}" in section
     assert f"write {cost_tables.table1(gpu):.1f} times the tokens" in section
     lone, some, every = (cost_tables.waits(m, 512, lone=share) for share in cost_tables.LONE)
     assert f"{lone:.0f} loads" in section and f"{every:.0f} where it is read" in section

@@ -243,7 +243,8 @@ def test_the_law(files, monkeypatch, capsys):
             refused.append(f"{task} {key}: {error}")
             continue
         tried += 1
-        if len(ids) != (1 if key.rpartition(".")[2] in SPEED | LABELS else 2):
+        timed = task == "efficiency" and key == "graph"  # what it measures is speed
+        if len(ids) != (1 if key.rpartition(".")[2] in SPEED | LABELS and not timed else 2):
             broken.append(f"{task} {key}={one}|{other}: {len(ids)} ids")
     with capsys.disabled():
         print(f"\nthe law: {tried} pairs of task and key tried, {len(broken)} exceptions")

@@ -66,7 +66,7 @@ def _manifest(prepared: Prepared) -> dict[str, Any]:
     return {
         "config": prepared.config, "settings": prepared.settings, "dataset": _data(job),
         "model": None if loaded is None else loaded.info, "versions": versions(), "git": git(), "machine": machine(),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"), "run": this_run(),
+        "chosen": job.notes, "finished": datetime.now(UTC).isoformat(timespec="seconds"), "run": this_run(),
     }  # fmt: skip
 
 

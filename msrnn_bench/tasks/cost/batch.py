@@ -44,7 +44,7 @@ def chosen(batch: Batch, model: Any, job: Job, *, texts: int, chunk: int, beside
     held = job.context if job.cache is None else min(job.cache, job.context)
     tokens = piece_of(model.config, job.context, min(chunk, job.context))
     fit = fitting(model.config, model.dtype, free, states=held, tokens=tokens, full=job.context if beside else 0)
-    rows = min(fit, texts)
+    rows = job.notes["batch"] = min(fit, texts)
     log.warning("task.batch=auto is %d here: %d texts, %s free", rows, texts, shown(free))
     return rows
 
