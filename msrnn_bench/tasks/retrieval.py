@@ -68,6 +68,8 @@ class Retrieval:
     `needle_kept`, still held when the question has been read, over layers; `needle_kept_by_layer`, the same of each layer
     (subtask `single/layer:07`), over a haystack's depths; `needle_kept_by_step`, held after n tokens more were read (bucket
     n), over layers and those depths with so much text behind them. The journal has each layer at each step.
+    batch: prompts of one haystack asked together (speed and memory; a result only as far as a batch changes the last bits of a
+    sum).
     """
 
     kinds: tuple[Literal["single", "multi", "lookup", "variables"], ...] = ("single",)
@@ -79,6 +81,7 @@ class Retrieval:
     prompt: str = PROMPT
     chat: bool = False
     needle: bool = False
+    batch: Count = 1
 
     name = "retrieval"
     shares = True  # by haystack, whose depths are read on from each other
@@ -99,6 +102,7 @@ class Retrieval:
     def settings(self) -> dict[str, Any]:
         """What of this task is part of a cell's identity. `needle` only where it is measured: cells are older than it."""
         known = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items() if k != "needle" or v}
+        known.pop("batch")
         return {**known, "needles": needles.VERSION}
 
     def check(self, job: Job) -> None:
@@ -117,7 +121,8 @@ class Retrieval:
     def work(self, job: Job) -> Work:
         """Every prompt and answer whole; what a haystack's prompts share is read once, so it is less."""
         each = len(self.kinds) * self.examples * len(self.depths)
-        return Work(sum(each * (min(length, _room(job)) + self.new_tokens) for length in self.lengths))
+        tokens = sum(each * (min(length, _room(job)) + self.new_tokens) for length in self.lengths)
+        return Work(tokens, rows=min(self.batch, len(self.depths)))
 
     def rows(self, job: Job) -> Iterator[Row]:
         """A row a question; the depths of a haystack follow each other, so that each is read on from the last."""
@@ -136,12 +141,8 @@ class Retrieval:
                     if not job.mine(next(numbers)):
                         continue
                     common: dict[str, Any] = {**columns, "document": document, "subtask": kind, "length": length}
-                    traces = []
-                    for case in haystack:
-                        record = journal.get(case.key)
-                        tell = job.progress.advance if record is None else job.progress.restored
-                        record = record or journal.add(case.key, self._ask(writer, case))
-                        tell(min(length, _room(job)) + self.new_tokens)
+                    traces, size = [], min(length, _room(job)) + self.new_tokens
+                    for case, record in self._records(writer, journal, list(haystack), size):
                         shared = {**common, **Answer(**record["answer"]).columns(), "depth": case.depth}
                         yield Row(**shared, metric="accuracy", total=float(record["correct"]), count=1)
                         if self.needle:
@@ -150,22 +151,38 @@ class Retrieval:
                     if self.needle:
                         yield from _over_depths(common, traces)
 
-    def _ask(self, writer: Writer, case: Case) -> dict[str, Any]:
-        answer = writer.answer(Asked(case.prompt.ids, case.read, zlib.crc32(case.document.encode())))
+    def _records(
+        self, writer: Writer, journal: Journal, cases: list[Case], size: int
+    ) -> Iterator[tuple[Case, dict[str, Any]]]:
+        """Cases, `size` tokens each, and their records, of the journal or asked now, a batch at a time. Where one of a batch is missing all are asked,
+        for in another company an answer's last bits would be others."""
+        for at in range(0, len(cases), self.batch):
+            some = cases[at : at + self.batch]
+            known = [journal.get(case.key) for case in some]
+            if None in known:
+                asked = [Asked(case.prompt.ids, case.read, zlib.crc32(case.document.encode())) for case in some]
+                answers = writer.answers(asked)
+            for row, (case, record) in enumerate(zip(some, known, strict=True)):
+                tell = writer.job.progress.advance if record is None else writer.job.progress.restored
+                record = record or journal.add(case.key, self._record(writer, case, answers[row], row))
+                tell(size)
+                yield case, record
+
+    def _record(self, writer: Writer, case: Case, answer: Answer, row: int) -> dict[str, Any]:
         return {
             "question": case.hidden.question, "needle": case.hidden.planted[case.hidden.asked][1], "at": case.at.start,
             "value": case.hidden.value, "correct": needles.found(case.hidden.value, answer.text), "cut": case.prompt.cut,
-            "answer": asdict(answer), **({"needle_held": self._trace(writer, case)} if self.needle else {}),
+            "answer": asdict(answer), **({"needle_held": self._trace(writer, case, row)} if self.needle else {}),
         }  # fmt: skip
 
-    def _trace(self, writer: Writer, case: Case) -> dict[str, Any]:
-        """Of the last answer: how many of the needle's tokens each layer holds `behind` so many tokens more, `held` [L, n], `of`
+    def _trace(self, writer: Writer, case: Case, row: int) -> dict[str, Any]:
+        """Of row `row` of the last answers: how many of the needle's tokens each layer holds `behind` so many tokens more, `held` [L, n], `of`
         how many (over the heads that decide). What a baseline cuts off is never held, and what it reads always: no steps."""
         begin, size = len(case.prompt.head), len(case.prompt.document)
         there = range(begin + min(case.at.start, size), begin + min(case.at.stop, size))
         left = len(case.prompt.ids) - there.stop
         steps = [left] if isinstance(writer.job.policy, Baseline) else behind(left)
-        held, deciders = held_after(writer.left, there, steps)
+        held, deciders = held_after([layer[row : row + 1] for layer in writer.left], there, steps)
         return {"behind": steps, "held": held, "of": len(case.at) * deciders}
 
     def _cases(self, job: Job, tokenizer: Any, kind: str, length: int) -> Iterator[Case]:
