@@ -63,14 +63,16 @@ def test_they_overlap_whoever_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("layer", [0, 1])
 def test_a_failure_ends_both(layer: int) -> None:
+    """The third chunk waits for the second's layer by then."""
     model, calls = tiny("llama-gqa"), []
 
     def fail(*_: Any) -> None:
         calls.append(layer)
         if len(calls) == 2:
+            time.sleep(0.3)
             raise ValueError("the second chunk")
 
-    hook = model.model.layers[layer].register_forward_hook(fail)
+    hook = model.model.layers[layer].register_forward_pre_hook(fail)
     before = threading.active_count()
     with pytest.raises(ValueError, match="the second chunk"):
         losses(model, text(), 16, bounded(model, Tova(), 12, verify=False), None, None, 2)
