@@ -10,6 +10,7 @@ import torch
 from conftest import tiny
 
 from msrnn_bench.errors import UsageError
+from msrnn_bench.multistate import streams
 from msrnn_bench.multistate.attention import bounded
 from msrnn_bench.multistate.overlap import overlapped
 from msrnn_bench.policies import A2SF, H2O, Policy, Random, Tova, Window
@@ -89,6 +90,20 @@ def test_nobody_asks_any_more() -> None:
         next(passes)
         passes.close()
     assert threading.active_count() == before
+
+
+def test_a_stream_has_its_own_of_what_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    @streams.remembered(8)
+    def ones(n: int, device: torch.device) -> torch.Tensor:
+        made.append(n)
+        return torch.ones(n, device=device)
+
+    cpu = torch.device("cpu")
+    assert ones(3, cpu) is ones(3, cpu) and ones(4, cpu).numel() == 4 and made == [3, 4]
+    monkeypatch.setattr(streams, "_stream", lambda device: 7)
+    assert ones(3, cpu) is ones(3, cpu) and made == [3, 4, 3]
 
 
 def test_a_rotation_that_needs_the_whole_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import lru_cache, wraps
+from functools import wraps
 from importlib.util import find_spec
 from typing import Any
 
@@ -17,6 +17,7 @@ from msrnn_bench.errors import UsageError
 from msrnn_bench.multistate.draw import draw_key, draws
 from msrnn_bench.multistate.scores import NAN
 from msrnn_bench.multistate.state import State, score_dtype
+from msrnn_bench.multistate.streams import remembered
 from msrnn_bench.policies import Rule
 
 # The assembler spills to have more programs at a time, of which there are never many.
@@ -170,7 +171,7 @@ def _shape(logits: Tensor) -> dict[str, int]:
     return {"P": deciders, "R": heads, "TILE": 512 if states <= 512 or logits.dtype == torch.float64 else 1024, "num_warps": 4}
 
 
-@lru_cache(maxsize=1024)
+@remembered(1024)
 def _clock(old: tuple[int, ...], start: tuple[int, ...], device: torch.device) -> Tensor:
     """[B, 2] int32: each row's old states and first position; made once for all layers, and sent without waiting."""
     clock = torch.tensor([*zip(old, start, strict=True)], dtype=torch.int32, pin_memory=device.type == "cuda")

@@ -20,10 +20,10 @@ from transformers import PreTrainedModel
 
 from msrnn_bench.errors import UsageError
 from msrnn_bench.multistate.cache import MultiState
-from msrnn_bench.multistate.graph import STATE
 from msrnn_bench.multistate.naming import carried
 from msrnn_bench.multistate.rotation import stretches
 from msrnn_bench.multistate.session import Session
+from msrnn_bench.multistate.streams import receive
 
 
 class _StoppedError(Exception):
@@ -49,7 +49,7 @@ class Turn(MultiState):
         if self._stopped or (before is not None and before._stopped):
             raise _StoppedError
         if before is not None and before._marks[layer] is not None:
-            _receive(self.layers_[layer], before._marks[layer])
+            receive(self.layers_[layer], before._marks[layer])
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         self.enter(layer_idx)
@@ -80,7 +80,10 @@ def overlapped(model: PreTrainedModel, session: Session, chunks: Iterable[Tensor
             for number, chunk in enumerate(chunks):
                 turn = Turn(shared, begin, turn)
                 begin += chunk.shape[1]
-                under_way.append((turn, pool.submit(_read, model, session, turn, chunk, lanes[number % 2])))
+                lane = lanes[number % 2]
+                if lane is not None:
+                    lane.wait_stream(torch.cuda.current_stream(device))  # which has made the ids
+                under_way.append((turn, pool.submit(_read, model, session, turn, chunk, lane)))
                 if len(under_way) == len(lanes):
                     yield _arrived(*under_way.popleft())
             while under_way:
@@ -103,8 +106,6 @@ def _read(model: PreTrainedModel, session: Session, turn: Turn, chunk: Tensor, l
     """One chunk, in a thread of its own: its logits, and the mark behind which they are there."""
     try:
         with torch.no_grad(), session.in_this_thread(), nullcontext() if lane is None else torch.cuda.stream(lane):
-            if lane is not None:
-                lane.wait_stream(torch.cuda.default_stream(lane.device))  # made the ids
             turn.enter(0)
             logits = model(chunk, **carried(model, turn)).logits
             return logits, None if lane is None else lane.record_event()
@@ -116,16 +117,7 @@ def _read(model: PreTrainedModel, session: Session, turn: Turn, chunk: Tensor, l
 def _arrived(turn: Turn, future: Future[tuple[Tensor, Any]]) -> Tensor:
     logits, mark = future.result()
     if mark is not None:
-        torch.cuda.current_stream(logits.device).wait_event(mark)
         logits.record_stream(torch.cuda.current_stream(logits.device))
         for state in turn.layers_:
-            _receive(state, mark)
+            receive(state, mark)
     return logits
-
-
-def _receive(state: Any, mark: Any) -> None:
-    """This stream goes on behind `mark`, and the state's memory is not given away while it may still read it."""
-    stream = torch.cuda.current_stream(state.positions.device)
-    stream.wait_event(mark)
-    for name in STATE:
-        getattr(state, name).record_stream(stream)

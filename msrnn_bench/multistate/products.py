@@ -5,12 +5,11 @@ Shapes: B batch, H query heads, G KV heads, S slots, D head size, N queries of a
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
 from msrnn_bench.multistate.state import State, score_dtype
+from msrnn_bench.multistate.streams import remembered
 
 BLOCK = 96  # queries per dense product; more waste work on the dead, fewer starve the matrix product
 
@@ -81,13 +80,13 @@ def scaled_logits(q: Tensor, keys: Tensor, work: Work, scale: float) -> Tensor:
     return logits
 
 
-@lru_cache(maxsize=4)
+@remembered(8)
 def _future(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """[N, N]: -inf where the key is in the query's future; the same in every block and layer."""
     return torch.full((n, n), float("-inf"), dtype=dtype, device=device).triu(1)
 
 
-@lru_cache(maxsize=4)
+@remembered(8)
 def causal(n: int, old: int, device: torch.device) -> Tensor:
     """[N, old + N] True where query n may attend, `old` states being before the first; the same in every layer."""
     return torch.ones(n, old + n, dtype=torch.bool, device=device).tril(old)

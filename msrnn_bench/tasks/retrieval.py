@@ -151,9 +151,7 @@ class Retrieval:
                     if self.needle:
                         yield from _over_depths(common, traces)
 
-    def _records(
-        self, writer: Writer, journal: Journal, cases: list[Case], size: int
-    ) -> Iterator[tuple[Case, dict[str, Any]]]:
+    def _records(self, writer: Writer, journal: Journal, cases: list[Case], size: int) -> Iterator[tuple[Case, dict[str, Any]]]:
         """Cases, `size` tokens each, and their records, of the journal or asked now, a batch at a time. Where one of a batch is missing all are asked,
         for in another company an answer's last bits would be others."""
         for at in range(0, len(cases), self.batch):
