@@ -27,9 +27,9 @@ def text(batch: int = 2, tokens: int = 90) -> torch.Tensor:
 def test_the_same_to_the_last_bit(policy: Policy) -> None:
     """Losses, states, their reports and steps of death; and the states can be gone on from."""
     model, found = tiny("llama-gqa"), []
-    for streams in (1, 2):
+    for ways in (1, 2):
         states = bounded(model, policy, 12, deaths=True, documents=(4, 5), verify=False)
-        nll = losses(model, text(), 16, states, None, None, streams)["nll"]
+        nll = losses(model, text(), 16, states, None, None, ways)["nll"]
         with states:
             after = model(text(tokens=3), cache=states.current).logits
         found.append((nll, after, states.deaths, [[row.tolist() for row in one.kept] for one in states.layers]))

@@ -152,8 +152,8 @@ class Retrieval:
                         yield from _over_depths(common, traces)
 
     def _records(self, writer: Writer, journal: Journal, cases: list[Case], size: int) -> Iterator[tuple[Case, dict[str, Any]]]:
-        """Cases, `size` tokens each, and their records, of the journal or asked now, a batch at a time. Where one of a batch is missing all are asked,
-        for in another company an answer's last bits would be others."""
+        """Cases, `size` tokens each, and their records, of the journal or asked now, a batch at a time. Where one of a batch is
+        missing all are asked, for in another company an answer's last bits would be others."""
         for at in range(0, len(cases), self.batch):
             some = cases[at : at + self.batch]
             known = [journal.get(case.key) for case in some]
@@ -174,8 +174,9 @@ class Retrieval:
         }  # fmt: skip
 
     def _trace(self, writer: Writer, case: Case, row: int) -> dict[str, Any]:
-        """Of row `row` of the last answers: how many of the needle's tokens each layer holds `behind` so many tokens more, `held` [L, n], `of`
-        how many (over the heads that decide). What a baseline cuts off is never held, and what it reads always: no steps."""
+        """Of row `row` of the last answers: how many of the needle's tokens each layer holds `behind` so many tokens more, `held`
+        [L, n], `of` how many (over the heads that decide). What a baseline cuts off is never held, and what it reads always:
+        no steps."""
         begin, size = len(case.prompt.head), len(case.prompt.document)
         there = range(begin + min(case.at.start, size), begin + min(case.at.stop, size))
         left = len(case.prompt.ids) - there.stop
