@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import wraps
 from typing import Any
 
@@ -75,13 +76,13 @@ class Graphs:
         self._weights: int | None = None
         self._cover: Forward | None = None
 
-    def cover(self, model: nn.Module, current: Callable[[], MultiState], *, placed: bool) -> None:
-        """At the beginning of a block: the model's calls come here, behind its hooks. `placed`: tokens have their own positions,
-        not compressed ones."""
+    def cover(self, model: nn.Module, current: Callable[[], MultiState], *, deaths: bool, compressed: bool) -> None:
+        """At the beginning of a block: the model's calls come here, behind its hooks. `deaths`, `compressed` as in `bounded`."""
         weights = hash(tuple(x.data_ptr() for x in (*model.parameters(), *model.buffers())))
         if weights != self._weights:  # graphs read them where they were
-            self._known, self._weights = {}, weights
-        self.refuse(why_not(model, self.rules) if placed else "compressed positions are reckoned on the host")
+            self._known, self._weights, self.refused = {}, weights, None
+            host = "steps of death and compressed positions are kept on the host" if deaths or compressed else None
+            self.refuse(host or why_not(model, self.rules))
         if self.refused is not None:
             return
         plain = model.forward
@@ -100,29 +101,29 @@ class Graphs:
         self._cover = None
 
     def refuse(self, why: str | None) -> None:
-        if why is not None and why != self.refused:
+        if why is not None:
             log.warning("graph=true has no effect, every step is launched anew: %s", why)
-        self.refused, self._known = why, self._known if why is None else {}
+            self.refused, self._known = why, {}
 
     def __call__(self, forward: Forward, call: dict[str, Any], states: MultiState) -> Any:
         """`forward(**call)`, by a graph where there can be one."""
         if self.refused is not None or not _one_token(call, states):
             return forward(**call)
-        call = {**call, "attention_mask": None}
+        placed = {name: x for name, x in call.items() if name != "attention_mask"}  # of one real token it says nothing
         if call.get("position_ids") is None:
             seen = torch.tensor(states.layers_[0].seen, device=call["input_ids"].device)
-            call["position_ids"] = seen[:, None]
-        key = repr([(name, x.shape if isinstance(x, Tensor) else x) for name, x in sorted(call.items()) if name not in NAMES])
+            placed["position_ids"] = seen[:, None]
+        key = repr([(name, x.shape if isinstance(x, Tensor) else x) for name, x in sorted(placed.items()) if name not in NAMES])
         if key in self._known:
-            return self._known[key].replay(call, states)
+            return self._known[key].replay(placed, states)
         while len(self._known) >= MOST:
             del self._known[next(iter(self._known))]
-        return self._first(key, forward, call, states)
+        return self._first(key, forward, call, placed, states)
 
-    def _first(self, key: str, forward: Forward, call: dict[str, Any], states: MultiState) -> Any:
-        """The call as it is, recorded for later calls if a replay does the same."""
+    def _first(self, key: str, forward: Forward, asked: dict[str, Any], call: dict[str, Any], states: MultiState) -> Any:
+        """The call as it was `asked`, and as `call` recorded for later ones if a replay does the same."""
         plain, liar = states.fork(), states.fork()
-        wanted = self._run(forward, call, plain)
+        wanted = self._run(forward, asked, plain)
         liar.columns = [n + LIE for n in liar.columns]
         try:
             if not _same(wanted, self._run(forward, call, liar)):
@@ -152,6 +153,7 @@ class _Graph:
     def __init__(self, rules: list[Rule], run: Callable[[dict[str, Any]], Any], call: dict[str, Any], states: MultiState) -> None:
         self._rules, layers = rules, states.layers_
         self._inputs = {name: x.clone() for name, x in call.items() if isinstance(x, Tensor)}
+        self._cache = next(name for name in NAMES if name in call)
         device = self._inputs["input_ids"].device
         self._clocks = torch.zeros(len(layers), len(layers[0].seen), 2, dtype=torch.int32, device=device)
         self._own = [_room(state, rule) for state, rule in zip(layers, rules, strict=True)]
@@ -161,14 +163,13 @@ class _Graph:
         self._tell(states)
         clocks = {id(state): clock for state, clock in zip(layers, self._clocks, strict=True)}
         given = {**call, **self._inputs}
-        with gpu.recording(clocks):
+        with gpu.recording(clocks), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             run(given)  # kernels are compiled and libraries opened, neither of which can be recorded
             _restore(states, before)
-            self._again, self._output = record(lambda: run(given))
-        if not isinstance(self._output, Mapping) or not all(
-            x is None or isinstance(x, Tensor | MultiState) for x in self._output.values()
-        ):
+            self._again, output = record(lambda: run(given))
+        if not isinstance(output, Mapping) or not all(x is None or isinstance(x, Tensor | MultiState) for x in output.values()):
             raise _UnfitError("its output has more than tensors")
+        self._kind, self._output = type(output), {name: x for name, x in output.items() if not isinstance(x, MultiState)}
         _restore(states, before)
 
     def replay(self, call: dict[str, Any], states: MultiState) -> Any:
@@ -181,8 +182,8 @@ class _Graph:
         for state, rule in zip(states.layers_, self._rules, strict=True):
             state.step(rule.state_size)
         states.columns = [n + 1 for n in states.columns]
-        given = {name: x.clone() if isinstance(x, Tensor) else x for name, x in self._output.items()}
-        return type(self._output)(**{name: states if name in NAMES else x for name, x in given.items()})
+        found = {name: x.clone() if isinstance(x, Tensor) else x for name, x in self._output.items()}
+        return self._kind(**found, **{self._cache: states})
 
     def _tell(self, states: MultiState) -> None:
         """What each state holds and has seen, sent without waiting."""

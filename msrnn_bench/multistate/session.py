@@ -81,7 +81,7 @@ class Session:
                     "so its attention cannot be bounded; take a model that does (Llama, Mistral, GPT-2, Qwen, ...)"
                 )
             if self._graphs is not None:
-                self._graphs.cover(self.model, self._last, placed=self._find is None)
+                self._graphs.cover(self.model, self._last, deaths=self._deaths, compressed=self._find is not None)
             for module in self.model.modules():
                 _sessions[module] = self
             self._hooks = [
