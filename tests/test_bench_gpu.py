@@ -101,6 +101,18 @@ def test_a_wrong_output_is_found(monkeypatch):
     assert "outputs differ from those of the recurrence by 1.0e-03" in gpu_gate.faults(mb.Tova(), CPU)
 
 
+def test_two_streams_that_keep_other_states_are_not_timed(monkeypatch):
+    bench = Bench(replace(TINY, tokens=96, k=12, rounds=1), CPU, 9, ARCHITECTURE)
+    bench.load()
+    ids = bench.ids(2, 96)
+    with gpu_gate.fallback():
+        assert gpu_lines.shared(bench, mb.Tova(), ids, 32) == 1
+        real = gpu_lines.overlapped
+        monkeypatch.setattr(gpu_lines, "overlapped", lambda model, states, chunks: real(model, states, [chunks[0], *chunks[:2]]))
+        told = gpu_lines.reading(bench, mb.Tova(), 2, 96, chunk=32)
+    assert told["failed"].startswith("CHECK FAILED, not timed: of the states of one chunk")
+
+
 def test_a_line_that_breaks_is_alone(monkeypatch, tmp_path, capsys):
     def full(bench):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
