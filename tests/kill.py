@@ -35,13 +35,19 @@ def arguments(folder: Path, sizes: str) -> list[str]:
     return [*SWEEP, f"cache={sizes}", f"results_dir={folder}"]
 
 
-def start(folder: Path, sizes: str = FEW) -> multiprocessing.process.BaseProcess:
-    """The sweep in a copy of this process, which has all imported already: that takes longer than the sweep itself."""
+def command(given: list[str]) -> int:
+    """`msrnn-bench GIVEN` in this process; its workers are started with the same words."""
+    with patch.object(sys, "argv", ["msrnn-bench", *given]):
+        return main(given)
+
+
+def start(given: list[str]) -> multiprocessing.process.BaseProcess:
+    """The same in a copy of this process, which has all imported already: that takes longer than a sweep itself."""
 
     def silently() -> None:
         for stream in (1, 2):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-        main(arguments(folder, sizes))
+        command(given)
 
     process = multiprocessing.get_context("fork").Process(target=silently)
     process.start()
@@ -50,9 +56,7 @@ def start(folder: Path, sizes: str = FEW) -> multiprocessing.process.BaseProcess
 
 def finish(folder: Path, sizes: str = FEW) -> pd.DataFrame:
     """The sweep to its end, in this process: only what is to be killed needs one of its own."""
-    given = arguments(folder, sizes)
-    with patch.object(sys, "argv", ["msrnn-bench", *given]):  # which `workers` are started with
-        assert main(given) == 0
+    assert command(arguments(folder, sizes)) == 0
     return pd.read_csv(folder / "tidy.csv")
 
 
@@ -63,7 +67,7 @@ def compare(root: Path, kills: int, seed: int = 0) -> str:
     measuring = sum(json.loads(path.read_text())["seconds"] for path in (root / "calm/cells").glob("[!.]*.json"))
     chance, done, folder = random.Random(seed), [], root / "killed"
     while len(done) < kills:
-        process = start(folder, sizes)
+        process = start(arguments(folder, sizes))
         # Wait until it measures: before that there is nothing to damage.
         before, begin = _traces(folder), time.monotonic()
         while process.is_alive() and _traces(folder) == before and time.monotonic() - begin < 60:

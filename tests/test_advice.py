@@ -6,7 +6,7 @@ import re
 from functools import cache
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, choice
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_object
 
@@ -14,7 +14,7 @@ import msrnn_bench as mb
 from msrnn_bench.cli import main as cli
 from msrnn_bench.cli import plotting
 from msrnn_bench.errors import UsageError, check
-from msrnn_bench.runs.compose import GROUPS, choices, compose_grid, compose_one
+from msrnn_bench.runs.compose import GROUPS, choices, compose_grid
 from msrnn_bench.runs.overrides import understood
 from msrnn_bench.runs.values import Settings
 
@@ -23,6 +23,7 @@ SETTING = re.compile(r"(?<![\w.\0{$/-])(?:\+\+?|~)?([a-z_][\w.]*)=([^\s;]*)")
 OTHERS = {"key", "rows", "pretrained"}  # any key; of `states.fork`; of `msrnn-bench lm-eval`
 
 
+@cache
 def messages() -> list[tuple[str, str]]:
     """Every text that is handed to UsageError, MachineError or the last line of the command: where, and the text."""
     found = []
@@ -59,7 +60,7 @@ def classes() -> dict[str, list]:
     found: dict[str, list] = {}
     for group in ("model", "dataset", "policy", "task"):
         for name in choices(group):
-            config = compose_one([f"{group}={name}"])[group]
+            config = choice(group, name)
             for key in config:
                 made = get_object(config._target_)
                 if made not in found.setdefault(f"{group}.{key}", []):

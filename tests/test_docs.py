@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import yaml
 from conftest import ROOT, Silent, tiny
 
 from msrnn_bench import figures
@@ -27,7 +28,7 @@ from msrnn_bench.results import summary as summaries
 from msrnn_bench.results.cells import COLUMNS
 from msrnn_bench.results.finding import find
 from msrnn_bench.runs.cell import prepare
-from msrnn_bench.runs.compose import GROUPS, choices, compose_grid, compose_one
+from msrnn_bench.runs.compose import GROUPS, choices, compose_grid, compose_one, config_dir
 from msrnn_bench.runs.overrides import understood
 from msrnn_bench.runs.restored import restored
 
@@ -168,10 +169,13 @@ def test_the_sweeps_are_those_that_were_run():
     found = {}
     sweeps = re.findall(r"^msrnn-bench sweep experiment=(laptop/\S+)(.*)", (ROOT / "docs/results.md").read_text(), flags=re.M)
     for name, given in sweeps:
-        for point, config in compose_grid([f"experiment={name}", *given.split()], experiment_grid=True):
+        swept = yaml.safe_load((config_dir() / "experiment" / f"{name}.yaml").read_text())["hydra"]["sweeper"]["params"]
+        policies = swept["policy"].split(",")  # two of them composed stand for all: no experiment has a key of a policy
+        some = [] if "policy=" in given else [f"policy={policies[0]},{policies[-1]}"]
+        for point, config in compose_grid([f"experiment={name}", *given.split(), *some], experiment_grid=True):
             seen = found.setdefault(Path(config.results_dir).name, {"policies": set(), "sizes": set(), "settings": set()})
             policy = dict(override.split("=", 1) for override in point)["policy"]
-            seen["policies"].add(policy)
+            seen["policies"] |= {*policies} if some else {policy}
             seen["sizes"] |= set() if policy == "full" else {config.cache}
             task = config.task._target_.split(".")[2]
             seen["settings"].add((task, config.dtype, config.context or config.tokens, config.seed))

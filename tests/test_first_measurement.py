@@ -23,7 +23,7 @@ from msrnn_bench.cli.main import main
 sys.exit(max(main(shlex.split(line)[1:]) for line in sys.stdin))
 """
 MODELS = ("pythia-70m", "pythia-410m")
-ROWS = ["", " = An article = \n", "", *(f" Line {i} of it : " + "a word , " * 60 + "\n" for i in range(12))]
+ROWS = ["", " = An article = \n", "", *(f" Line {i} of it : " + "a word , " * 60 + "\n" for i in range(8))]
 
 
 def commands() -> list[str]:

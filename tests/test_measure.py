@@ -8,11 +8,15 @@ import sys
 import time
 from pathlib import Path
 
+import kill
+import pandas as pd
 import psutil
 import pytest
 from conftest import HELD_OUT, TINY_MODEL
 
 from msrnn_bench.cli.main import main
+from msrnn_bench.errors import UsageError
+from msrnn_bench.models.sources import LocalModel
 from msrnn_bench.runs import children, measure, slots
 from msrnn_bench.tasks.perplexity import Perplexity
 
@@ -58,6 +62,20 @@ def test_a_cell_that_fails_ends_no_other_and_is_left_alone_until_it_is_to_be_ret
     assert sweep(tmp_path) == 0
 
 
+def test_the_model_is_looked_at_once_and_before_anything_is_measured(tmp_path, monkeypatch, capfd):
+    looked = []
+
+    def check(model):
+        looked.append(model.path)
+        raise UsageError("this is no model")
+
+    monkeypatch.setattr(LocalModel, "check", check)
+    assert sweep(tmp_path) == 2 and "this is no model" in capfd.readouterr().err and not list(tmp_path.iterdir())
+    monkeypatch.setattr(LocalModel, "check", lambda model: looked.append(model.path))
+    looked.clear()
+    assert sweep(tmp_path) == 0 and looked == [str(TINY_MODEL)]
+
+
 @pytest.mark.parametrize("error", [MemoryError("no room"), RuntimeError("DefaultCPUAllocator: not enough memory")])
 def test_out_of_memory_is_the_cells_failure_with_what_to_do(tmp_path, failing, capfd, error):
     failing[0] = error
@@ -99,17 +117,22 @@ def test_a_full_disk_ends_the_sweep_and_fails_no_cell(tmp_path, monkeypatch, cap
     assert sweep(tmp_path) == 0
 
 
-def test_force_measures_all_again_with_workers_too(tmp_path):
-    """Once each: what this very run has measured counts."""
-    assert sweep(tmp_path) == 0
-    before = {p.name: json.loads(p.read_text())["run"] for p in tmp_path.glob("cells/[!.]*.json")}
-    command = [sys.executable, "-m", "msrnn_bench.cli.main", *grid(tmp_path, force="true", workers=2)]
-    environment = {k: v for k, v in os.environ.items() if k != "MSRNN_BENCH_RUN"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    after = {p.name: json.loads(p.read_text())["run"] for p in tmp_path.glob("cells/[!.]*.json")}
-    assert set(after) == set(before) and len(set(after.values())) == 1 and not set(after.values()) & set(before.values())
-    assert done.stderr.count(": done") == 3
+def test_workers_measure_all_again_under_force_to_the_same_table(tmp_path, capfd):
+    """Each cell once: what this very run has measured counts."""
+
+    def measured(*more: str) -> tuple[set[str], set[str], pd.DataFrame]:
+        capfd.readouterr()
+        assert kill.command([*given, *more]) == 0
+        assert capfd.readouterr().err.count(": done") == 7
+        manifests = {path.name: json.loads(path.read_text()) for path in tmp_path.glob("cells/[!.]*.json")}
+        table = pd.read_csv(tmp_path / "tidy.csv").drop(columns=kill.TIMINGS)
+        return set(manifests), {manifest["run"] for manifest in manifests.values()}, table
+
+    given = grid(tmp_path, policy="full,tova,h2o,random")
+    cells, run, table = measured()
+    again, other, same = measured("force=true", "workers=2")
+    assert again == cells and len(run) == len(other) == 1 and run != other
+    pd.testing.assert_frame_equal(same, table)
 
 
 def test_a_cell_that_ends_its_processes_has_failed(tmp_path, monkeypatch, capsys):
@@ -151,10 +174,11 @@ def test_a_lease_that_was_lost_gives_the_cell_up_without_a_word_against_it(tmp_p
     assert "another process took it over" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="a system without these signals")
 @pytest.mark.parametrize(
-    "how", [signal.SIGKILL, *(pytest.param(x, marks=pytest.mark.slow) for x in (signal.SIGTERM, signal.SIGHUP))]
-)  # all of them, many times: make test-faults
+    "how", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP]
+)  # SIGKILL: test_shards.py too, and always; all of them, many times: make test-faults
 def test_no_worker_outlives_its_parent(tmp_path, how):
     """However it dies, within 5 seconds; and the sweep goes on from there."""
     given = grid(tmp_path, cache="4,8,12,16,20,24,28,32", workers=2, engine="recurrence", tokens=4096)

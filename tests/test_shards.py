@@ -3,16 +3,15 @@ the way; and nothing is measured twice."""
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
+import kill
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from conftest import HELD_OUT, TINY_MODEL
 
@@ -343,20 +342,21 @@ def test_batches_stay_whole(tmp_path, monkeypatch):
     assert batches == [*whole[0::2], *whole[1::2]]
 
 
-def test_workers_share_a_cell_and_a_killed_sweep_goes_on(tmp_path, alone):
+def test_workers_share_a_cell_end_with_a_killed_sweep_and_it_goes_on(tmp_path, alone):
     """Real processes: two workers on the parts of one cell, the sweep killed at some moment, then the rest in three parts."""
     given = [
         "run", "-m", "task=perplexity", "model=local", f"model.path={TINY_MODEL}", "device=cpu", "policy=random", "cache=16",
         f"results_dir={tmp_path}", *CASES["perplexity"],
     ]  # fmt: skip
-    command = [sys.executable, "-m", "msrnn_bench.cli.main", *given, "shards=2", "workers=2"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    begin = time.monotonic()
-    while process.poll() is None and not list(tmp_path.glob("cells/.*.jsonl")) and time.monotonic() - begin < 300:
+    parent = kill.start([*given, "shards=2", "workers=2"])
+    begin, workers = time.monotonic(), []
+    while parent.is_alive() and not list(tmp_path.glob("cells/.*.jsonl")) and time.monotonic() - begin < 300:
+        workers = workers if len(workers) == 2 else psutil.Process(parent.pid).children()
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    time.sleep(1)  # its workers end with it
+    parent.kill()
+    parent.join()
+    _, alive = psutil.wait_procs(workers, timeout=5)
+    assert len(workers) == 2 and not alive
     assert main([*given, "shards=3"]) == 0
     one = cell(tmp_path)
     pd.testing.assert_frame_equal(rows(one), rows(alone))

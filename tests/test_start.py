@@ -28,19 +28,23 @@ KINDS = {
     "equivalence": ["run", *READ, "task=equivalence", "cache=8"],
 }  # fmt: skip
 CODE = """
-import json, sys
+import io, json, sys
+from contextlib import redirect_stderr, redirect_stdout
 from msrnn_bench.cli.main import main
-code = main(sys.argv[1:])
-loaded = {name for name in sys.modules if sys.modules[name] is not None}
-print(json.dumps([code, sorted(loaded)]), file=sys.stderr)
+for command in json.load(sys.stdin):
+    with redirect_stdout(io.StringIO()) as said, redirect_stderr(said):
+        code = main(command)
+    loaded = sorted(name for name in sys.modules if sys.modules[name] is not None)
+    print(json.dumps([code, loaded, said.getvalue()]))
 """
 
 
-def loaded(*command: str) -> tuple[int, set[str], str]:
-    """The command in a process of its own: its exit code, the modules that it has loaded, what it said."""
-    done = subprocess.run([sys.executable, "-c", CODE, *command], capture_output=True, text=True, check=True)
-    code, names = json.loads(done.stderr.splitlines()[-1])
-    return code, set(names), done.stdout + done.stderr
+def loaded(*commands: list[str]) -> list[tuple[int, set[str], str]]:
+    """The commands in a process of their own, one after the other: the exit code, the modules that are loaded by then, what was
+    said."""
+    typed = json.dumps(commands)
+    done = subprocess.run([sys.executable, "-c", CODE], input=typed, capture_output=True, text=True, check=True)
+    return [(code, set(names), said) for code, names, said in map(json.loads, done.stdout.splitlines())]
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +57,15 @@ def folder(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_finished_cell(folder, kind):
-    code, names, said = loaded(*KINDS[kind], f"results_dir={folder / kind}")
-    assert code == 0 and "finished already" in said
-    assert not names & HEAVY
+def test_a_finished_cell(folder):
+    commands = {kind: [*command, f"results_dir={folder / kind}"] for kind, command in KINDS.items()}
+    for kind, (code, names, said) in zip(commands, loaded(*commands.values()), strict=True):
+        assert code == 0 and "finished already" in said, kind
+        assert not names & HEAVY, kind
 
 
 def test_a_finished_sweep_makes_no_table_again(folder):
-    code, names, said = loaded("run", "-m", *READ, "cache=8,16", f"results_dir={folder / 'sweep'}")
+    ((code, names, said),) = loaded(["run", "-m", *READ, "cache=8,16", f"results_dir={folder / 'sweep'}"])
     assert code == 0 and "2 cells, 2 finished already" in said and "summary.csv" in said
     assert not names & (HEAVY | TABLES)
 
@@ -89,46 +93,41 @@ def test_tables_are_made_again_where_they_are_not_fresh(folder, tmp_path):
     assert len(pd.read_csv(own / "summary.csv")) == 2 and fresh(own)
 
 
-@pytest.mark.parametrize(
-    ("command", "says"),
-    [
-        (["run", *READ, "cache=0"], "cache=0"),
-        (["run", *READ, "cache=8", "policy=nope"], "unknown policy"),
-        (["run", *READ, "cache=8", "context=9999"], "more than the 512 positions"),
-        (["run", *READ, "cache=8", "dataset.path=nowhere.txt"], "nowhere.txt"),
-        (["sweep", "experiment=nope"], "unknown experiment"),
-        (["collect", "results_dir=nowhere"], "no finished cell"),
-    ],
-)
-def test_what_is_refused(folder, command, says):
-    code, names, said = loaded(*command)
-    assert code == 2 and says in said
-    assert not names & HEAVY
+def test_what_is_refused(folder):
+    refused = {
+        "cache=0": ["run", *READ, "cache=0"],
+        "unknown policy": ["run", *READ, "cache=8", "policy=nope"],
+        "more than the 512 positions": ["run", *READ, "cache=8", "context=9999"],
+        "nowhere.txt": ["run", *READ, "cache=8", "dataset.path=nowhere.txt"],
+        "unknown experiment": ["sweep", "experiment=nope"],
+        "no finished cell": ["collect", "results_dir=nowhere"],
+    }
+    for says, (code, names, said) in zip(refused, loaded(*refused.values()), strict=True):
+        assert code == 2 and says in said
+        assert not names & HEAVY, says
 
 
-@pytest.mark.parametrize("command", [["--help"], ["--version"], ["list"], ["list", "policy"]])
-def test_what_is_listed(command):
-    code, names, _ = loaded(*command)
-    assert code == 0 and not names & (HEAVY | TABLES)
+def test_what_is_listed():
+    for code, names, _ in loaded(["--help"], ["--version"], ["list"], ["list", "policy"]):
+        assert code == 0 and not names & (HEAVY | TABLES)
 
 
 def test_tables_need_no_model(folder):
-    for command in ("collect", "claims"):
-        code, names, _ = loaded(command, f"results_dir={folder / 'sweep'}")
+    for code, names, _ in loaded(*([command, f"results_dir={folder / 'sweep'}"] for command in ("collect", "claims"))):
         assert code == 0 and not names & (HEAVY - {"matplotlib"})
 
 
-@pytest.mark.parametrize("group", ["model", "dataset", "policy", "task"])
-def test_every_choice_is_made_without_them(group):
+def test_every_choice_is_made_without_them():
     """So that a new one does not bring them back."""
+    named = [f"{group}={name}" for group in ("model", "dataset", "policy", "task") for name in choices(group)]
     code = """
 import sys
 from msrnn_bench.runs.build import build
 from msrnn_bench.runs.compose import compose_one
-group, *names = sys.argv[1:]
-for name in names:
-    build(compose_one([f"{group}={name}"])[group], group)
-    print(name, sorted({heavy} & set(sys.modules)))
+for choice in sys.argv[1:]:
+    group = choice.partition("=")[0]
+    build(compose_one([choice])[group], group)
+    print(choice, sorted({heavy} & set(sys.modules)))
 """.replace("{heavy}", repr(HEAVY | TABLES))
-    done = subprocess.run([sys.executable, "-c", code, group, *choices(group)], capture_output=True, text=True, check=True)
-    assert [line.partition(" ")[2] for line in done.stdout.splitlines()] == ["[]"] * len(choices(group)), done.stdout
+    done = subprocess.run([sys.executable, "-c", code, *named], capture_output=True, text=True, check=True)
+    assert [line.partition(" ")[2] for line in done.stdout.splitlines()] == ["[]"] * len(named), done.stdout

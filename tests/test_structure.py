@@ -81,11 +81,12 @@ def test_what_is_composed_quickly_is_what_hydra_composes(given):
     def made(how):
         try:
             with compose._hydra():
-                return OmegaConf.to_yaml(how(given))
+                config, grid = how(given)
+                return OmegaConf.to_yaml(config), grid
         except UsageError as error:
             return str(error)
 
-    assert made(compose._configuration) == made(lambda given: compose._compose(given)[0])
+    assert made(compose._composed) == made(compose._compose)
 
 
 def test_an_edited_file_is_read_again(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ takes seconds to answer. Importing this imports neither torch nor transformers.
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,11 @@ def _asked(model: Any) -> Reach:
 
 
 def _note(fingerprint: dict[str, Any]) -> Path:
-    content = json.dumps([ASKED, version("transformers"), fingerprint], sort_keys=True)
+    content = json.dumps([ASKED, _version("transformers"), fingerprint], sort_keys=True)
     return files.cache_root() / "reach" / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.json"
+
+
+_version = cache(version)  # which parses a file each time
 
 
 def _known(note: Path) -> Reach | None:

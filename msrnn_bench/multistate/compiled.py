@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,14 +26,28 @@ def evict(
     probs = torch.softmax(logits, dim=-1, out=logits)
     norm = probs.new_empty(probs.shape[:-1])
     size = probs.shape[-1] if rule.state_size is None else rule.state_size
-    ranked = kernels.evict(
+    own = rescorer(rule, scores.dtype)
+    arguments = (
         probs.numpy(), norm.numpy(), positions.numpy(), scores.numpy(), victims.numpy(), query.numpy(), keys.numpy(),
-        scale, np.array(seeds, dtype=np.uint64), rule.memory, rule.first, rule.recent, size, start,
-        rescorer(rule, scores.dtype),
+        scale, np.array(seeds, dtype=np.uint64), rule.memory, rule.first, rule.recent, size, start, own,
     )  # fmt: skip
-    if not ranked:
+    kind = scores.dtype, own is None
+    if kind not in _KERNELS:
+        _KERNELS[kind] = _for_slices(arguments)
+    if not _KERNELS[kind](*arguments):
         raise UsageError(NAN)
     return norm
+
+
+_KERNELS: dict[tuple[torch.dtype, bool], Any] = {}
+
+
+def _for_slices(arguments: tuple[Any, ...]) -> Any:
+    """`kernels.evict`, compiled once for slices of anything: by itself numba would once more for every way in which the five may
+    lie in memory. It makes them no slower, for its loops run over copies."""
+    types = [numba.typeof(argument) for argument in arguments]
+    loose = [kind.copy(layout="A") if isinstance(kind, numba.types.Array) else kind for kind in types[1:]]
+    return numba.njit((types[0], *loose), cache=True, nogil=True, fastmath=kernels.FAST)(kernels.evict)
 
 
 def compact(positions: Tensor, scores: Tensor, keep: int, new: int, *buffers: Tensor) -> None:

@@ -36,8 +36,9 @@ def decode(q: Tensor, k: Tensor, v: Tensor, rule: Rule, state: State, scale: flo
     alive, seen = np.array(state.alive), np.array(state.seen)
     narrow = q.dtype != exact
     victims = torch.empty(state.positions.shape[:2], dtype=torch.int64)
+    query, key, value = (x.contiguous() for x in (q.to(exact), k, v))  # as they are in a model: _step is compiled once
     ranked = _step(
-        q.to(exact).numpy(), _array(k), _array(v), _array(state.keys), _array(state.values), narrow,
+        query.numpy(), _array(key), _array(value), _array(state.keys), _array(state.values), narrow,
         state.positions.numpy(), state.scores.numpy(), alive, seen, state.evictions.numpy(),
         state.first_eviction.numpy(), victims.numpy(), out.numpy(), scale, np.array(seeds, dtype=np.uint64), rule.memory,
         rule.first, rule.recent, size, rescorer(rule, exact),

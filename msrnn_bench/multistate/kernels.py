@@ -22,11 +22,10 @@ _STEP, _PLACE = np.uint64(draw.STEP), np.uint64(draw.PLACE)
 _MIX1, _MIX2 = np.uint64(draw.MIX1), np.uint64(draw.MIX2)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
 def evict(
     probs, norm, positions, scores, victims, query, keys, scale, seeds, memory, first, recent, size, start, rescore
 ):  # fmt: skip
-    """Walk the block's N steps; who leaves at a step is absent from all later ones.
+    """Walk the block's N steps; who leaves at a step is absent from all later ones. compiled.py has it compiled.
 
     probs      [B, P, R, N, S] softmax rows over all candidates that are not in the future; on return 0 where a state
                had left, unnormalised: output row = norm * probs @ values.

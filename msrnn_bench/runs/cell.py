@@ -112,8 +112,9 @@ def prepare(config: DictConfig, overrides: list[str], progress: Progress, shared
     cell = Cell(folder, task.name, _label(parts), identifier)
     made = Prepared(cell, job, task, plain, known, config.force, config.keep_tokens, config.retry, overrides)
     if not made.settled:  # else it was checked when it was measured, and to ask again takes seconds
-        if hasattr(model, "check"):
+        if hasattr(model, "check") and model not in shared.setdefault("checked", []):  # a grid has few models, and many cells
             model.check()
+            shared["checked"].append(model)
         task.check(job)
     return made
 

@@ -54,7 +54,7 @@ def choices(group: str) -> list[str]:
 def compose_one(overrides: list[str]) -> DictConfig:
     """The configuration of one run, without Hydra's own part."""
     with _hydra():
-        return _configuration(overrides)
+        return _composed(overrides)[0]
 
 
 def compose_grid(overrides: list[str], *, experiment_grid: bool) -> list[tuple[list[str], DictConfig]]:
@@ -75,7 +75,7 @@ def compose_grid(overrides: list[str], *, experiment_grid: bool) -> list[tuple[l
         for name in each or [experiments.input_line or ""]:
             one = _parse([name])
             plain = [o.input_line or "" for o in [*rest, *one] if not o.is_sweep_override()]
-            grid = [f"{key}={value}" for key, value in _compose(plain)[1].items() if key not in named]
+            grid = [f"{key}={value}" for key, value in _composed(plain)[1].items() if key not in named]
             points += _points([*rest, *one, *_parse(grid)])
         return points
 
@@ -91,7 +91,7 @@ def _points(given: list[Override]) -> list[tuple[list[str], DictConfig]]:
     ]
     if math.prod(map(len, axes)) > MOST:
         raise UsageError(f"the sweep has {math.prod(map(len, axes))} cells, more than the {MOST} that one command measures")
-    return [(list(point), _configuration(list(point))) for point in itertools.product(*axes)]
+    return [(list(point), _composed(list(point))[0]) for point in itertools.product(*axes)]
 
 
 def _values(override: Override) -> list[str]:
@@ -110,8 +110,8 @@ def _values(override: Override) -> list[str]:
     return found
 
 
-def _configuration(overrides: list[str]) -> DictConfig:
-    """What Hydra composes of these, some twenty times as fast for a second point of the same choices.
+def _composed(overrides: list[str]) -> tuple[DictConfig, dict[str, Any]]:
+    """What `_compose` makes of these, some twenty times as fast for a second point of the same choices.
 
     Hydra reads the chosen files first and puts the values on them last, so the files are read once and the values put on a
     copy. Whatever is more than names and values, and every mistake, is Hydra's.
@@ -120,12 +120,12 @@ def _configuration(overrides: list[str]) -> DictConfig:
         given = OverridesParser.create().parse_overrides(overrides)
         if all(map(_plain, given)):
             chosen = {o.key_or_group: o.input_line or "" for o in given if o.key_or_group in GROUPS}  # the last one counts
-            config = copy.deepcopy(_chosen(tuple(sorted(chosen.values())), _state()))
+            config, grid = copy.deepcopy(_chosen(tuple(sorted(chosen.values())), _state()))
             for override in given:
                 if override.key_or_group not in GROUPS:
                     OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
-            return config
-    return _compose(overrides)[0]
+            return config, grid
+    return _compose(overrides)
 
 
 def _plain(override: Override) -> bool:
@@ -138,8 +138,8 @@ def _plain(override: Override) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _chosen(choices: tuple[str, ...], state: tuple[tuple[Path, int], ...]) -> DictConfig:
-    return _compose(list(choices))[0]
+def _chosen(choices: tuple[str, ...], state: tuple[tuple[Path, int], ...]) -> tuple[DictConfig, dict[str, Any]]:
+    return _compose(list(choices))
 
 
 def _state() -> tuple[tuple[Path, int], ...]:
