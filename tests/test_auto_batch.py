@@ -1,14 +1,17 @@
 """`task.batch=auto`: how many rows fit, by known numbers; on a device that is said to be there."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import job
+from conftest import ROOT, job
 from transformers import GPT2Config, LlamaConfig
 
 import msrnn_bench as mb
+from msrnn_bench.results.shape import misfit
+from msrnn_bench.runs.restored import restored
 from msrnn_bench.tasks.cost.batch import chosen, fitting
 from msrnn_bench.tasks.cost.memory import left
 
@@ -69,6 +72,15 @@ def test_on_cuda_memory_decides_and_a_line_says_so(card, caplog):
     assert chosen("auto", card, told, texts=30, chunk=1024, beside=True) < 6
     assert chosen(9, card, told, texts=30, chunk=1024) == 9, "a number is a number"
     assert chosen("auto", card, job(mb.Baseline(), 512), texts=30, chunk=1024) == 1
+
+
+def test_rerun_takes_what_auto_was():
+    """From the manifest of a committed cell, as though it had been measured on a GPU."""
+    manifest = json.loads(min((ROOT / "results/novels/cells").glob("*.json")).read_text())
+    manifest["config"]["task"]["batch"] = "auto"
+    assert restored(manifest, [], "results", trust=False).task.batch == "auto"
+    assert restored({**manifest, "chosen": {"batch": 6}}, [], "results", trust=False).task.batch == 6
+    assert misfit({**manifest, "chosen": {"batch": "six"}}, {}) == "has in chosen.batch what no manifest has there"
 
 
 def test_with_shards_auto_is_one_and_says_what_to_do(card, caplog):

@@ -31,6 +31,7 @@ MANIFEST: dict[str, Any] = {
     },
     "model?": {"name": _TEXT_OR_NONE, "class": _TEXT_OR_NONE, "parameters": _NUMBER_OR_NONE},
     "versions?": {"*": _TEXT_OR_NONE}, "git?": {"commit": _TEXT_OR_NONE},
+    "chosen?": {"batch": int},
     "machine?": {"cores": _NUMBER_OR_NONE, "threads": _NUMBER_OR_NONE},
 }  # fmt: skip
 NEEDED = {"settings": ("model", "dataset", "policy", "task"), "git": ("commit",)}  # where the whole is there

@@ -33,6 +33,9 @@ def restored(manifest: Mapping[str, Any], given: Sequence[str], place: str, *, t
     _refuse_interpolations(recorded)
     measured = {key: value for key, value in recorded.items() if key not in BOOKKEEPING}  # where it is written is not its to say
     made = {**composed(()), **measured, "results_dir": place}
+    chosen = manifest.get("chosen") or {}
+    if "batch" in chosen:  # auto, what it was then: another number would change the last bits
+        made["task"] = {**made["task"], "batch": chosen["batch"]}
     for text in understood(list(given), ["rerun", "CELL"], sweeps=False):
         _put(made, text)
     for group in NEEDED:
