@@ -30,53 +30,57 @@ def evict(
     batch, deciders, reps, steps, states = logits.shape
     old = states - steps
     size = states if rule.state_size is None else rule.state_size
-    victims = positions.new_full((batch, deciders, steps), -1)
-    unranked = torch.zeros((), dtype=torch.bool, device=logits.device)
-    # of the live, oldest first [B, P, n]: their slots, positions and scores; those that enter stand ready
-    slots = positions[..., :old].argsort(dim=-1)
-    known, gained = positions.gather(-1, slots), scores.gather(-1, slots)
-    new = torch.arange(old, states, device=logits.device).expand(batch, deciders, steps), positions[..., old:].clone()
-    nothing, index = scores.new_zeros((batch, deciders, 1)), torch.arange(min(size, states), device=logits.device)
+    # Of the live, oldest first: slots and positions [2, B, P, n], scores [B, P, n]; those that enter stand ready.
+    order = positions[..., :old].argsort(dim=-1)
+    held, gained = torch.stack([order, positions[..., :old].gather(-1, order)]), scores[..., :old].gather(-1, order)
+    slots = torch.arange(old, states, device=logits.device).expand(batch, deciders, steps)
+    fresh, nothing = torch.stack([slots, positions[..., old:]]), scores.new_zeros((batch, deciders, 1))
+    index = torch.arange(min(size, states), device=logits.device)
+    now = torch.arange(start, start + steps, device=logits.device).expand(batch, steps)
+    lows: list[Tensor] = []
+    left: list[Tensor] = []
     for step in range(steps):
-        now, enter = start + step, slice(step, step + 1)
-        slots, known = torch.cat([slots, new[0][..., enter]], dim=-1), torch.cat([known, new[1][..., enter]], dim=-1)
-        gained = torch.cat([gained, nothing], dim=-1)
-        whole, wide = logits[..., step, :], slots[:, :, None].expand(-1, -1, reps, -1)
-        row = whole.gather(-1, wide).softmax(dim=-1)
-        whole.zero_().scatter_(-1, wide, row)
+        held, gained = torch.cat([held, fresh[..., step : step + 1]], dim=-1), torch.cat([gained, nothing], dim=-1)
+        row = logits[..., step, :].softmax(dim=-1)  # the dead and the future are -inf
+        logits[..., step, :] = row
         if rule.score is not None:
-            gained = _own_score(rule, state, row, keys, values, slots, known, gained, now)
-            unranked |= gained.isnan().any()
+            gained = _own_score(rule, state, row, keys, values, held, gained, now[:, step])
         elif rule.seed is not None:
-            gained = draws(seeds, torch.full((batch,), now, device=row.device), known).to(scores.dtype)
+            gained = draws(seeds, now[:, step], held[1]).to(scores.dtype)
         else:
-            gained = rule.memory * gained + row.mean(dim=2)
-        if slots.shape[-1] <= size:
+            mean = row.mean(dim=2).gather(-1, held[0])
+            gained = mean if rule.memory == 0 else rule.memory * gained + mean
+        low, worst = gained.min(dim=-1, keepdim=True)  # of equal scores the first, which is the oldest
+        lows.append(low)  # NaN where one is
+        if held.shape[-1] <= size:
             continue
-        ranked = gained
         if rule.first or rule.recent:
-            ranked = gained.masked_fill((known < rule.first) | (known > now - rule.recent), float("inf"))
-        worst = ranked.argmin(dim=-1, keepdim=True)  # of equal scores the first, which is the oldest
-        victims[..., enter] = known.gather(-1, worst)
+            protected = (held[1] < rule.first) | (held[1] > start + step - rule.recent)
+            worst = gained.masked_fill(protected, float("inf")).argmin(dim=-1, keepdim=True)
+        gone = held.gather(-1, worst.expand(2, -1, -1, -1))
+        left.append(gone[1])
+        logits[..., step + 1 :, :].scatter_(
+            -1, gone[0, :, :, None, None].expand(-1, -1, reps, steps - step - 1, -1), -float("inf")
+        )
         stay = index + (index >= worst)
-        slots, known, gained = slots.gather(-1, stay), known.gather(-1, stay), gained.gather(-1, stay)
-    if rule.score is not None and bool(unranked):
+        held, gained = held.gather(-1, stay.expand(2, -1, -1, -1)), gained.gather(-1, stay)
+    if rule.score is not None and bool(torch.cat(lows).isnan().any()):
         raise UsageError(NAN)
-    positions.fill_(-1).scatter_(-1, slots, known)
-    scores.scatter_(-1, slots, gained)
-    return victims
+    positions.fill_(-1).scatter_(-1, held[0], held[1])
+    scores.scatter_(-1, held[0], gained)
+    none = positions.new_full((batch, deciders, steps - len(left)), -1)
+    return torch.cat([none, *left], dim=-1)
 
 
 def _own_score(
-    rule: Rule, state: State, row: Tensor, keys: Tensor, values: Tensor, slots: Tensor, known: Tensor, previous: Tensor, now: int
+    rule: Rule, state: State, row: Tensor, keys: Tensor, values: Tensor, held: Tensor, previous: Tensor, now: Tensor
 ) -> Tensor:
     """A user's `score` [B, P, n], shown the live states oldest first; keys and values where it can read them."""
     assert rule.score is not None
-    batch, groups = keys.shape[:2]
-    idle = unread(rule.score)
+    groups, idle, slots = keys.shape[1], unread(rule.score), held[0]
     shown: dict[str, Any] = {
-        "attention": row.flatten(1, 2), "positions": known.expand(-1, groups, -1), "previous": previous, "layer": state.layer,
-        "query_position": torch.full((batch,), now, device=row.device),
+        "attention": row.gather(-1, slots[:, :, None].expand(-1, -1, row.shape[2], -1)).flatten(1, 2),
+        "positions": held[1].expand(-1, groups, -1), "query_position": now, "previous": previous, "layer": state.layer,
     }  # fmt: skip
     wide = slots.expand(-1, groups, -1)[..., None]
     for name, x in (("keys", keys), ("values", values)):
