@@ -2,7 +2,10 @@
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +13,7 @@ import torch
 from conftest import tiny
 
 from msrnn_bench.errors import UsageError
-from msrnn_bench.multistate import streams
+from msrnn_bench.multistate import overlap, streams
 from msrnn_bench.multistate.attention import bounded
 from msrnn_bench.multistate.overlap import overlapped
 from msrnn_bench.policies import A2SF, H2O, Policy, Random, Tova, Window
@@ -90,6 +93,63 @@ def test_nobody_asks_any_more() -> None:
         next(passes)
         passes.close()
     assert threading.active_count() == before
+
+
+class Stream:
+    """A CUDA stream that notes when it is told to record and to wait; the thread that is in it has it as the current."""
+
+    here = threading.local()
+
+    def __init__(self, _: object = None) -> None:
+        self.told: list[tuple[str, object]] = []
+
+    def record_event(self) -> object:
+        self.told.append(("record", event := object()))
+        return event
+
+    def wait_event(self, event: object) -> None:
+        self.told.append(("wait", event))
+
+    def wait_stream(self, other: object) -> None:
+        self.told.append(("behind", other))
+
+
+@contextmanager
+def within(stream: Stream) -> Iterator[None]:
+    Stream.here.now = stream
+    yield
+    del Stream.here.now
+
+
+def test_streams_wait_for_one_another_and_keep_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that a GPU's run is told, with streams that are none: a chunk enters a layer behind the mark that the chunk before has
+    left there, and what it finds there is not given away meanwhile; the reader goes on behind the last mark of each chunk."""
+    model, main, kept = tiny("llama-gqa"), Stream(), []
+    real = overlap._check
+    monkeypatch.setattr(overlap, "_check", lambda model: (real(model), SimpleNamespace(type="cuda"))[1])
+    for name, fake in (("Stream", Stream), ("stream", within)):
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: getattr(Stream.here, "now", main))
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda x, stream: kept.append((id(x), stream)))
+    turns: list[overlap.Turn] = []
+    monkeypatch.setattr(overlap.Turn, "stop", lambda self: None)
+    start = overlap.Turn.__init__
+    monkeypatch.setattr(overlap.Turn, "__init__", lambda self, *args: (turns.append(self), start(self, *args))[1])
+    expected = losses(model, text(), 16, bounded(model, Tova(), 12, verify=False), None)["nll"]
+    states = bounded(model, Tova(), 12, verify=False)
+    assert (losses(model, text(), 16, states, None, None, 2)["nll"] == expected).all()
+    assert len(turns) == 6 and len({turn.lane for turn in turns}) == 2
+    for before, turn in pairwise(turns):
+        told = turn.lane.told
+        for layer in range(2):
+            assert told.index(("wait", before._marks[layer])) < told.index(("record", turn._marks[layer]))
+    assert sum(entry == ("behind", main) for lane in {turn.lane for turn in turns} for entry in lane.told) == 6
+    ends = [lane.told[i + 1] for lane in {t.lane for t in turns} for i, entry in enumerate(lane.told)
+            if entry[0] == "record" and entry[1] in {t._marks[1] for t in turns}]  # fmt: skip
+    assert {event for what, event in main.told if what == "wait"} == {event for what, event in ends if what == "record"}
+    last = [x for state in turns[-1].layers_ for x in vars(state).values() if isinstance(x, torch.Tensor)]
+    assert {id(x) for x in last} <= {x for x, stream in kept if stream is main}
+    assert {stream for _, stream in kept} == {main, *(turn.lane for turn in turns)}
 
 
 def test_a_stream_has_its_own_of_what_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:

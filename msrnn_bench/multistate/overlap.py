@@ -33,8 +33,9 @@ class _StoppedError(Exception):
 class Turn(MultiState):
     """The states for the call of one chunk: a layer's are its own from when the chunk before has left the layer."""
 
-    def __init__(self, states: MultiState, begin: int, before: Turn | None) -> None:
+    def __init__(self, states: MultiState, begin: int, before: Turn | None, lane: Any) -> None:
         super().__init__(states.rules, None)
+        self.lane = lane  # the CUDA stream of this turn, None elsewhere
         self.layers_ = states.layers_  # one list, whoever's turn it is
         self.columns = [begin] * len(states.rules)
         self._before, self._stopped = before, False
@@ -56,8 +57,8 @@ class Turn(MultiState):
         return super().update(key_states, value_states, layer_idx)
 
     def passed(self, layer: int) -> None:
-        if self.layers_[layer].positions.is_cuda:
-            self._marks[layer] = torch.cuda.current_stream().record_event()
+        if self.lane is not None:
+            self._marks[layer] = self.lane.record_event()
         self._left[layer].set()
 
     def stop(self) -> None:
@@ -78,12 +79,11 @@ def overlapped(model: PreTrainedModel, session: Session, chunks: Iterable[Tensor
     with ThreadPoolExecutor(len(lanes), thread_name_prefix="chunk") as pool:
         try:
             for number, chunk in enumerate(chunks):
-                turn = Turn(shared, begin, turn)
+                turn = Turn(shared, begin, turn, lanes[number % 2])
                 begin += chunk.shape[1]
-                lane = lanes[number % 2]
-                if lane is not None:
-                    lane.wait_stream(torch.cuda.current_stream(device))  # which has made the ids
-                under_way.append((turn, pool.submit(_read, model, session, turn, chunk, lane)))
+                if turn.lane is not None:
+                    turn.lane.wait_stream(torch.cuda.current_stream(device))  # which has made the ids
+                under_way.append((turn, pool.submit(_read, model, session, turn, chunk)))
                 if len(under_way) == len(lanes):
                     yield _arrived(*under_way.popleft())
             while under_way:
@@ -102,8 +102,9 @@ def _check(model: PreTrainedModel) -> torch.device:
     return devices.pop()
 
 
-def _read(model: PreTrainedModel, session: Session, turn: Turn, chunk: Tensor, lane: Any) -> tuple[Tensor, Any]:
+def _read(model: PreTrainedModel, session: Session, turn: Turn, chunk: Tensor) -> tuple[Tensor, Any]:
     """One chunk, in a thread of its own: its logits, and the mark behind which they are there."""
+    lane = turn.lane
     try:
         with torch.no_grad(), session.in_this_thread(), nullcontext() if lane is None else torch.cuda.stream(lane):
             turn.enter(0)

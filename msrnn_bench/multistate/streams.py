@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from msrnn_bench.multistate.state import State
+
 
 def remembered(most: int) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """`lru_cache` for functions whose last argument is the device that their tensor is on: each stream of it has its own."""
@@ -27,14 +29,14 @@ def remembered(most: int) -> Callable[[Callable[..., Tensor]], Callable[..., Ten
     return decorated
 
 
-def receive(held: object, mark: Any) -> None:
-    """This stream goes on behind `mark`, an event of another; the memory of what `held` has is not given away while it may still
-    be read here."""
-    tensors = [x for x in vars(held).values() if isinstance(x, Tensor) and x.is_cuda]
-    stream = torch.cuda.current_stream(tensors[0].device)
+def receive(state: State, mark: Any) -> None:
+    """This stream goes on behind `mark`, an event of another; the memory of the state is not given away while it may still be
+    read here."""
+    stream = torch.cuda.current_stream(state.positions.device)
     stream.wait_event(mark)
-    for x in tensors:
-        x.record_stream(stream)
+    for x in vars(state).values():
+        if isinstance(x, Tensor) and x.device == state.positions.device:
+            x.record_stream(stream)
 
 
 def _stream(device: torch.device) -> int:
