@@ -280,8 +280,7 @@ def test_a_shared_reading_answers_as_a_reading_anew(kind, policy, tmp_path, monk
     assert len(rows) == len(once) == 6
 
 
-@pytest.mark.parametrize("policy", ["tova", "h2o", "random", "full"])
-@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize(("policy", "together"), [("tova", True), ("h2o", False), ("random", True), ("full", True)])
 def test_a_batch_of_prompts_is_each_alone(policy, together, tmp_path, monkeypatch):
     """In float64: answers, evictions, and when the needle's states left; two of three depths and then one. What is missing of a
     batch is asked with the rest of it."""
