@@ -28,6 +28,15 @@ def default_model() -> Path:
     return instantiate(OmegaConf.load(ROOT / "conf/model/smollm2.yaml")).folder(weights=True)
 
 
+def committed() -> list[Path]:
+    """The manifests of the results that are committed, whatever a demo or somebody's own run has left beside them."""
+    folders = sorted(path.parent for path in (ROOT / "results").glob("*/summary.csv"))
+    return [
+        path for folder in folders if folder.name not in ("demo", "smoke", "user")
+        for path in sorted((folder / "cells").glob("[!.]*.json"))
+    ]  # fmt: skip
+
+
 def choice(group: str, name: str) -> DictConfig:
     """A file of conf/ by itself, which is much faster than to compose it."""
     return OmegaConf.load(ROOT / "conf" / group / f"{name}.yaml")

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SHARED, Silent
+from conftest import ROOT, SHARED, Silent, committed
 
 from msrnn_bench.datasets.questions import Squality
 from msrnn_bench.datasets.texts import PyDocs, PySource, Text
@@ -24,9 +24,7 @@ TINY = ROOT / "tests/tiny/model"
 
 def recorded() -> dict[Path, dict]:
     """Every manifest that is committed."""
-    folders = sorted(path.parent for path in (ROOT / "results").glob("*/summary.csv"))
-    committed = [folder for folder in folders if folder.name not in ("demo", "smoke", "user")]
-    return {path: json.loads(path.read_text()) for folder in committed for path in sorted((folder / "cells").glob("*.json"))}
+    return {path: json.loads(path.read_text()) for path in committed()}
 
 
 def today(manifest: dict):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT
+from conftest import ROOT, committed
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
@@ -556,7 +556,7 @@ def test_the_citation_is_the_file():
 def test_commands_measure_what_was_measured():
     """The command of a recorded cell composes to its configuration: one cell of each task, prefill and policy at least."""
     seen: set[tuple[str, str]] = set()
-    for path in sorted((ROOT / "results").glob("*/cells/*.json")):
+    for path in committed():
         held = json.loads(path.read_text())
         keys = {(held["task"], held["config"]["prefill"]), ("policy", held["settings"]["policy"]["name"])}
         if keys <= seen:

@@ -16,7 +16,7 @@ import hostile
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
+from conftest import ROOT, committed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -264,7 +264,7 @@ def test_a_journal_that_is_no_file_is_not_opened(folder):
 
 
 def test_the_committed_manifests_fit():
-    files = list((ROOT / "results").rglob("cells/*.json"))
+    files = committed()
     assert len(files) > 300 and all(read_manifest(path) for path in files)
     assert max(path.stat().st_size for path in files) * 100 < guarded.MOST[".json"]
 
