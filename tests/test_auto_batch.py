@@ -70,6 +70,7 @@ def test_on_cuda_memory_decides_and_a_line_says_so(card, caplog):
     assert chosen("auto", card, told, texts=30, chunk=1024) == 6, "of several devices the fullest decides"
     assert chosen("auto", card, replace(told, context=300), texts=30, chunk=1024) > 6
     assert chosen("auto", card, told, texts=30, chunk=1024, beside=True) < 6
+    assert chosen("auto", card, replace(told, streams=2), texts=30, chunk=1024) < 6
     assert chosen(9, card, told, texts=30, chunk=1024) == 9, "a number is a number"
     assert chosen("auto", card, job(mb.Baseline(), 512), texts=30, chunk=1024) == 1
 

@@ -209,11 +209,10 @@ class _Graph:
 def _one_token(call: dict[str, Any], states: MultiState) -> bool:
     """Whether it is a call that a graph can be of: one token a row, of states that have read, nothing asked for besides."""
     ids = call.get("input_ids")
-    first = states.layers_[0]
     asked = {name for name, x in call.items() if x is not None and x is not False}
     return (
         asked <= KNOWN and ids is not None and ids.shape[1] == 1 and call.get("return_dict") is not False
-        and not first.empty and first.deaths is None and states.padding is None
+        and not states.layers_[0].empty and states.padding is None
     )  # fmt: skip
 
 

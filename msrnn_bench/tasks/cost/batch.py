@@ -42,7 +42,7 @@ def chosen(batch: Batch, model: Any, job: Job, *, texts: int, chunk: int, beside
         return 1
     free = min(map(left, devices))
     held = job.context if job.cache is None else min(job.cache, job.context)
-    tokens = piece_of(model.config, job.context, min(chunk, job.context))
+    tokens = job.streams * piece_of(model.config, job.context, min(chunk, job.context))  # under way at once
     fit = fitting(model.config, model.dtype, free, states=held, tokens=tokens, full=job.context if beside else 0)
     rows = job.notes["batch"] = min(fit, texts)
     log.warning("task.batch=auto is %d here: %d texts, %s free", rows, texts, shown(free))
